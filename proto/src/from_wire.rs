@@ -1,0 +1,153 @@
+//! Wire to model: everything that comes in is checked here, and the error names the field.
+
+use std::time::Duration;
+
+use telemetry_model::{
+    DeviceClock, DeviceId, Event, EventKind, Invalid, Measurement, MetricName, Reading, Sample,
+    TimeRange, TimeSource, Timestamp, Value,
+};
+
+use crate::v1;
+
+/// The most samples one event may have.
+pub const MAX_SAMPLES: usize = 1000;
+/// The most measurements one sample may have.
+pub const MAX_MEASUREMENTS: usize = 1000;
+
+/// An event that a client wants stored.
+pub fn event(wire: v1::IngestEvent) -> Result<Event, Invalid> {
+    let kind = event_kind(wire.kind())?;
+    let samples = wire.samples;
+    let (least, most) = match kind {
+        EventKind::Telemetry => (1, MAX_SAMPLES),
+        EventKind::Heartbeat => (0, 1),
+    };
+    if !(least..=most).contains(&samples.len()) {
+        let reason = format!("must hold {least} to {most} samples, holds {}", samples.len());
+        return Err(Invalid::new("samples", reason));
+    }
+    Ok(Event {
+        device: DeviceId::parse(&wire.device_id)?,
+        kind,
+        received: required_timestamp("received", wire.received)?,
+        samples: samples
+            .into_iter()
+            .enumerate()
+            .map(|(n, wire)| sample(wire, kind).map_err(|e| e.within(format!("samples[{n}]"))))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn event_kind(kind: v1::EventKind) -> Result<EventKind, Invalid> {
+    match kind {
+        v1::EventKind::Telemetry => Ok(EventKind::Telemetry),
+        v1::EventKind::Heartbeat => Ok(EventKind::Heartbeat),
+        v1::EventKind::Unspecified => Err(Invalid::new("kind", "must be set")),
+    }
+}
+
+fn sample(wire: v1::Sample, kind: EventKind) -> Result<Sample, Invalid> {
+    let count = wire.measurements.len();
+    let least = usize::from(kind == EventKind::Telemetry);
+    if !(least..=MAX_MEASUREMENTS).contains(&count) {
+        let reason = format!("must hold {least} to {MAX_MEASUREMENTS}, holds {count}");
+        return Err(Invalid::new("measurements", reason));
+    }
+    let clock = match wire.clock {
+        None => DeviceClock::None,
+        Some(v1::sample::Clock::Time(time)) => DeviceClock::Wall(timestamp("time", time)?),
+        Some(v1::sample::Clock::Counter(count)) => DeviceClock::Counter(count),
+    };
+    let measurements = wire
+        .measurements
+        .into_iter()
+        .enumerate()
+        .map(|(n, wire)| measurement(wire).map_err(|e| e.within(format!("measurements[{n}]"))))
+        .collect::<Result<_, _>>()?;
+    Ok(Sample { clock, measurements })
+}
+
+fn measurement(wire: v1::Measurement) -> Result<Measurement, Invalid> {
+    use v1::measurement::Value as Wire;
+    let metric = MetricName::parse(&wire.metric)?;
+    let value = match wire.value {
+        None => return Err(Invalid::new("value", "must be set")),
+        Some(Wire::Number(number)) => Value::number(number)?,
+        Some(Wire::Integer(integer)) => Value::Integer(integer),
+        Some(Wire::Flag(flag)) => Value::Flag(flag),
+        Some(Wire::Text(text)) => Value::text(&text)?,
+    };
+    Ok(Measurement { metric, value })
+}
+
+/// A reading that a server sent or the log kept.
+impl TryFrom<v1::Reading> for Reading {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::Reading) -> Result<Self, Invalid> {
+        use v1::reading::Value as Wire;
+        let time_source = time_source(wire.time_source())?;
+        let value = match wire.value {
+            None => return Err(Invalid::new("value", "must be set")),
+            Some(Wire::Number(number)) => Value::number(number)?,
+            Some(Wire::Integer(integer)) => Value::Integer(integer),
+            Some(Wire::Flag(flag)) => Value::Flag(flag),
+            Some(Wire::Text(text)) => Value::text(&text)?,
+        };
+        Ok(Self {
+            metric: MetricName::parse(&wire.metric)?,
+            value,
+            time: required_timestamp("time", wire.time)?,
+            time_source,
+        })
+    }
+}
+
+pub(crate) fn stored_kind(wire: &v1::Event) -> Result<EventKind, Invalid> {
+    event_kind(wire.kind())
+}
+
+pub(crate) fn time_source(source: v1::TimeSource) -> Result<TimeSource, Invalid> {
+    match source {
+        v1::TimeSource::Device => Ok(TimeSource::Device),
+        v1::TimeSource::Uptime => Ok(TimeSource::Uptime),
+        v1::TimeSource::Received => Ok(TimeSource::Received),
+        v1::TimeSource::Unspecified => Err(Invalid::new("time_source", "must be set")),
+    }
+}
+
+/// The instant in `field`, cut to the microsecond.
+pub fn timestamp(field: &str, wire: prost_types::Timestamp) -> Result<Timestamp, Invalid> {
+    let invalid = |reason| Invalid::new(field, reason);
+    if !(0..1_000_000_000).contains(&wire.nanos) {
+        return Err(invalid("nanos must be between 0 and 999999999"));
+    }
+    wire.seconds
+        .checked_mul(1_000_000)
+        .and_then(|micros| micros.checked_add(i64::from(wire.nanos / 1000)))
+        .and_then(Timestamp::from_micros)
+        .ok_or_else(|| invalid("must be between the years 0001 and 9999"))
+}
+
+pub(crate) fn required_timestamp(
+    field: &str,
+    wire: Option<prost_types::Timestamp>,
+) -> Result<Timestamp, Invalid> {
+    timestamp(field, wire.ok_or_else(|| Invalid::new(field, "must be set"))?)
+}
+
+/// The range between `start_time` and `end_time`, each open if unset.
+pub fn time_range(
+    start: Option<prost_types::Timestamp>,
+    end: Option<prost_types::Timestamp>,
+) -> Result<TimeRange, Invalid> {
+    let start = start.map_or(Ok(Timestamp::MIN), |start| timestamp("start_time", start))?;
+    let end = end.map_or(Ok(Timestamp::MAX), |end| timestamp("end_time", end))?;
+    TimeRange::new(start, end)
+}
+
+/// The length of time in `field`, which must be set and not negative.
+pub fn duration(field: &str, wire: Option<prost_types::Duration>) -> Result<Duration, Invalid> {
+    let wire = wire.ok_or_else(|| Invalid::new(field, "must be set"))?;
+    Duration::try_from(wire).map_err(|_| Invalid::new(field, "must not be negative"))
+}

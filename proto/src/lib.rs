@@ -1,0 +1,27 @@
+//! The contract: `telemetry.v1` as generated code, its descriptors, and the one place where wire
+//! types and model types meet.
+//!
+//! What the messages mean, their limits and the errors of each call are documented in the `.proto`
+//! files themselves, and again on the generated types in [`v1`].
+
+mod from_wire;
+mod log_record;
+mod to_wire;
+
+pub use from_wire::{MAX_MEASUREMENTS, MAX_SAMPLES, duration, event, time_range, timestamp};
+pub use log_record::{LogRecordError, decode_log_record, encode_log_record};
+
+/// The generated messages, clients and servers.
+pub mod v1 {
+    #![expect(
+        clippy::pedantic,
+        clippy::disallowed_methods,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        reason = "generated; the .proto files are linted instead"
+    )]
+    tonic::include_proto!("telemetry.v1");
+}
+
+/// The compiled `.proto` files, comments included, for server reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/telemetry.bin"));

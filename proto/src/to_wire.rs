@@ -1,0 +1,132 @@
+//! Model to wire: cannot fail.
+
+use telemetry_model::{
+    Bucket, Device, DeviceClock, Event, EventKind, Measurement, MetricName, Reading, Sample,
+    StoredEvent, TimeSource, Timestamp, Value,
+};
+
+use crate::v1;
+
+impl From<Event> for v1::IngestEvent {
+    fn from(event: Event) -> Self {
+        Self {
+            device_id: event.device.as_str().to_owned(),
+            kind: v1::EventKind::from(event.kind).into(),
+            received: Some(timestamp(event.received)),
+            samples: event.samples.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<Sample> for v1::Sample {
+    fn from(sample: Sample) -> Self {
+        let clock = match sample.clock {
+            DeviceClock::None => None,
+            DeviceClock::Wall(time) => Some(v1::sample::Clock::Time(timestamp(time))),
+            DeviceClock::Counter(count) => Some(v1::sample::Clock::Counter(count)),
+        };
+        Self { clock, measurements: sample.measurements.into_iter().map(Into::into).collect() }
+    }
+}
+
+impl From<Measurement> for v1::Measurement {
+    fn from(measurement: Measurement) -> Self {
+        use v1::measurement::Value as Wire;
+        let value = match measurement.value {
+            Value::Number(number) => Wire::Number(number),
+            Value::Integer(integer) => Wire::Integer(integer),
+            Value::Flag(flag) => Wire::Flag(flag),
+            Value::Text(text) => Wire::Text(text.as_ref().to_owned()),
+        };
+        Self { metric: measurement.metric.as_str().to_owned(), value: Some(value) }
+    }
+}
+
+impl From<Reading> for v1::Reading {
+    fn from(reading: Reading) -> Self {
+        use v1::reading::Value as Wire;
+        let value = match reading.value {
+            Value::Number(number) => Wire::Number(number),
+            Value::Integer(integer) => Wire::Integer(integer),
+            Value::Flag(flag) => Wire::Flag(flag),
+            Value::Text(text) => Wire::Text(text.as_ref().to_owned()),
+        };
+        Self {
+            metric: reading.metric.as_str().to_owned(),
+            value: Some(value),
+            time: Some(timestamp(reading.time)),
+            time_source: v1::TimeSource::from(reading.time_source).into(),
+        }
+    }
+}
+
+impl From<StoredEvent> for v1::Event {
+    fn from(event: StoredEvent) -> Self {
+        Self {
+            device_id: event.device.as_str().to_owned(),
+            kind: v1::EventKind::from(event.kind).into(),
+            time: Some(timestamp(event.time)),
+            time_source: v1::TimeSource::from(event.time_source).into(),
+            received: Some(timestamp(event.received)),
+            readings: event.readings.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<Device> for v1::Device {
+    fn from(device: Device) -> Self {
+        Self {
+            device_id: device.id.as_str().to_owned(),
+            first_seen: Some(timestamp(device.first_seen)),
+            last_seen: Some(timestamp(device.last_seen)),
+            last_heartbeat: device.last_heartbeat.map(timestamp),
+        }
+    }
+}
+
+impl From<MetricName> for v1::Metric {
+    fn from(name: MetricName) -> Self {
+        Self { metric: name.as_str().to_owned() }
+    }
+}
+
+impl From<Bucket> for v1::Bucket {
+    fn from(bucket: Bucket) -> Self {
+        Self {
+            start_time: Some(timestamp(bucket.start)),
+            count: bucket.count,
+            min: bucket.min,
+            max: bucket.max,
+            avg: bucket.avg,
+            first: bucket.first,
+            last: bucket.last,
+        }
+    }
+}
+
+impl From<EventKind> for v1::EventKind {
+    fn from(kind: EventKind) -> Self {
+        match kind {
+            EventKind::Telemetry => Self::Telemetry,
+            EventKind::Heartbeat => Self::Heartbeat,
+        }
+    }
+}
+
+impl From<TimeSource> for v1::TimeSource {
+    fn from(source: TimeSource) -> Self {
+        match source {
+            TimeSource::Device => Self::Device,
+            TimeSource::Uptime => Self::Uptime,
+            TimeSource::Received => Self::Received,
+        }
+    }
+}
+
+fn timestamp(time: Timestamp) -> prost_types::Timestamp {
+    let micros = time.micros();
+    prost_types::Timestamp {
+        seconds: micros.div_euclid(1_000_000),
+        nanos: i32::try_from(micros.rem_euclid(1_000_000) * 1000).unwrap_or(0),
+    }
+}

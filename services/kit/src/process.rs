@@ -1,0 +1,97 @@
+//! From `main` to the exit code: runtime, logs, signals, drain, deadline.
+
+use std::{future::Future, process::ExitCode, time::Duration};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::{lifecycle::Lifecycle, observe};
+
+/// How long a process may take to drain after it was asked to stop.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
+
+/// Runs a service until it ends or SIGINT or SIGTERM asks it to stop.
+///
+/// Exit codes: 0 after a clean stop, 1 if the service failed or did not drain in time, 130 if a
+/// second signal cut the drain short. (clap answers unusable settings with 2 before this is called.)
+pub fn run<F>(log: &observe::LogSettings, service: impl FnOnce(Lifecycle) -> F) -> ExitCode
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    observe::init(log);
+    install_crypto();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start the runtime");
+            return ExitCode::FAILURE;
+        }
+    };
+    let lifecycle = Lifecycle::new();
+    let code = runtime.block_on(supervise(&lifecycle, service(lifecycle.clone())));
+    runtime.shutdown_background();
+    code
+}
+
+/// Makes aws-lc the process's cryptography for TLS. Harmless when called again.
+pub fn install_crypto() {
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        tracing::debug!("a cryptography provider was installed before");
+    }
+}
+
+async fn supervise(
+    lifecycle: &Lifecycle,
+    service: impl Future<Output = anyhow::Result<()>>,
+) -> ExitCode {
+    let (mut interrupt, mut terminate) =
+        match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+            (Ok(interrupt), Ok(terminate)) => (interrupt, terminate),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::error!(%error, "cannot listen for signals");
+                return ExitCode::FAILURE;
+            }
+        };
+    let service = async {
+        let result = service.await;
+        lifecycle.stop();
+        (result, lifecycle.drained().await)
+    };
+    tokio::pin!(service);
+    let (result, clean) = tokio::select! {
+        ended = &mut service => ended,
+        () = either(&mut interrupt, &mut terminate) => {
+            tracing::info!("stopping; a second signal aborts");
+            lifecycle.stop();
+            tokio::select! {
+                ended = &mut service => ended,
+                () = either(&mut interrupt, &mut terminate) => {
+                    tracing::warn!("aborted by a second signal");
+                    return ExitCode::from(130);
+                }
+                () = tokio::time::sleep(DRAIN_DEADLINE) => {
+                    let deadline_s = DRAIN_DEADLINE.as_secs();
+                    tracing::error!(deadline_s, "did not drain in time");
+                    return ExitCode::FAILURE;
+                }
+            }
+        }
+    };
+    match result {
+        Ok(()) if clean => {
+            tracing::info!("stopped");
+            ExitCode::SUCCESS
+        }
+        Ok(()) => ExitCode::FAILURE,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}

@@ -1,0 +1,29 @@
+//! The words of the system, and nothing that does I/O.
+//!
+//! A **device** reports. What one MQTT message becomes is an [`Event`]: telemetry or a heartbeat,
+//! with one or more samples, each a set of measurements taken at one moment. Once placed in time
+//! and stored it is a [`StoredEvent`] of **readings**: one [`Value`] of one **metric** of one
+//! device at one time. A [`Cursor`] is a position in the log that watches read, always exclusive.
+//!
+//! Every type that is made from outside input has a fallible constructor that answers [`Invalid`],
+//! so that inside the system a value of the type is proof that it is well formed.
+
+mod clock;
+mod cursor;
+mod event;
+mod id;
+mod invalid;
+mod query;
+mod time;
+mod value;
+
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use cursor::{Cursor, PARTITIONS, Partition};
+pub use event::{
+    Device, DeviceClock, Event, EventKind, Measurement, Reading, Sample, StoredEvent, TimeSource,
+};
+pub use id::{DeviceId, MetricName};
+pub use invalid::Invalid;
+pub use query::{Bucket, Order, ReadingPosition, ReadingQuery, SummaryQuery};
+pub use time::{TimeRange, Timestamp};
+pub use value::Value;

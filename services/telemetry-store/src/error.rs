@@ -1,0 +1,39 @@
+//! What can go wrong in the store, in the few kinds a caller can act on.
+
+use telemetry_model::{Cursor, DeviceId, Invalid};
+
+/// Shorthand for results of the store.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why the store could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request is malformed: the caller must change it.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// Nothing was ever received from this device.
+    #[error("device {0} has never sent anything")]
+    UnknownDevice(DeviceId),
+    /// The cursor lies outside the log: events behind it may be gone.
+    #[error("cursor {cursor} is outside the log, which reaches from {oldest} to {newest}")]
+    CursorExpired {
+        /// What was asked for.
+        cursor: Cursor,
+        /// The oldest cursor that can be resumed.
+        oldest: Cursor,
+        /// The newest.
+        newest: Cursor,
+    },
+    /// The database cannot be reached or is not ready: the same call may succeed later.
+    #[error("database unavailable: {0}")]
+    Unavailable(BoxError),
+    /// The process is stopping: another replica, or this one later, will answer.
+    #[error("the server is stopping")]
+    Stopping,
+    /// A fault that retrying may not mend.
+    #[error("internal error: {0}")]
+    Internal(BoxError),
+}
+
+/// Any cause.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

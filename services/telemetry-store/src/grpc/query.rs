@@ -1,0 +1,190 @@
+//! Query: each call is converted, asked of storage, and converted back.
+
+use std::sync::Arc;
+
+use telemetry_model::{
+    DeviceId, Invalid, MetricName, Order, ReadingPosition, ReadingQuery, SummaryQuery,
+};
+use telemetry_proto::v1::{self, query_service_server::QueryService};
+use tonic::{Request, Response, Status};
+
+use super::page_token;
+use crate::{
+    error::{Error, Result},
+    storage::Storage,
+};
+
+/// The most metrics a request may name.
+const MAX_METRICS: usize = 1000;
+
+/// The Query service.
+#[derive(Debug)]
+pub(super) struct Query {
+    storage: Arc<dyn Storage>,
+}
+
+impl Query {
+    pub(super) fn new(storage: Arc<dyn Storage>) -> Self {
+        Self { storage }
+    }
+
+    /// Answers what was found; if nothing was, the device must at least be known.
+    async fn found<T>(&self, device: &DeviceId, found: Vec<T>) -> Result<Vec<T>> {
+        if found.is_empty() && self.storage.device(device).await?.is_none() {
+            return Err(Error::UnknownDevice(device.clone()));
+        }
+        Ok(found)
+    }
+
+    async fn page(&self, request: v1::ListReadingsRequest) -> Result<v1::ListReadingsResponse> {
+        let (query, page_size) = reading_query(&request)?;
+        let mut readings = self.storage.readings(&query).await?;
+        let more = readings.len() > page_size;
+        readings.truncate(page_size);
+        let next_page_token = match readings.last() {
+            Some(last) if more => {
+                let (time, metric) = (last.time, last.metric.clone());
+                page_token::encode(&query, &ReadingPosition { time, metric })
+            }
+            _ => String::new(),
+        };
+        let readings = self.found(&query.device, readings).await?;
+        let readings = readings.into_iter().map(Into::into).collect();
+        Ok(v1::ListReadingsResponse { readings, next_page_token })
+    }
+}
+
+#[tonic::async_trait]
+impl QueryService for Query {
+    async fn get_device(
+        &self,
+        request: Request<v1::GetDeviceRequest>,
+    ) -> Result<Response<v1::GetDeviceResponse>, Status> {
+        let id = device_id(&request.get_ref().device_id)?;
+        let device = self.storage.device(&id).await?.ok_or(Error::UnknownDevice(id))?;
+        Ok(Response::new(v1::GetDeviceResponse { device: Some(device.into()) }))
+    }
+
+    async fn list_devices(
+        &self,
+        request: Request<v1::ListDevicesRequest>,
+    ) -> Result<Response<v1::ListDevicesResponse>, Status> {
+        let request = request.into_inner();
+        let page_size = page_size(request.page_size, 100, 1000)?;
+        let after = match request.page_token.as_str() {
+            "" => None,
+            token => Some(DeviceId::parse(token).map_err(|_| {
+                let reason = "is not a page token: pass next_page_token of the previous page";
+                Error::from(Invalid::new("page_token", reason))
+            })?),
+        };
+        let mut devices = self.storage.devices(after.as_ref(), page_size + 1).await?;
+        let more = devices.len() > page_size;
+        devices.truncate(page_size);
+        let last = devices.last().filter(|_| more);
+        let next_page_token = last.map(|last| last.id.as_str().to_owned()).unwrap_or_default();
+        let devices = devices.into_iter().map(Into::into).collect();
+        Ok(Response::new(v1::ListDevicesResponse { devices, next_page_token }))
+    }
+
+    async fn list_metrics(
+        &self,
+        request: Request<v1::ListMetricsRequest>,
+    ) -> Result<Response<v1::ListMetricsResponse>, Status> {
+        let metrics = match request.get_ref().device_id.as_str() {
+            "" => self.storage.metrics(None).await?,
+            id => {
+                let device = device_id(id)?;
+                self.found(&device, self.storage.metrics(Some(&device)).await?).await?
+            }
+        };
+        let metrics = metrics.into_iter().map(Into::into).collect();
+        Ok(Response::new(v1::ListMetricsResponse { metrics }))
+    }
+
+    async fn get_latest_readings(
+        &self,
+        request: Request<v1::GetLatestReadingsRequest>,
+    ) -> Result<Response<v1::GetLatestReadingsResponse>, Status> {
+        let device = device_id(&request.get_ref().device_id)?;
+        let metrics = metric_names(&request.get_ref().metrics)?;
+        let readings = self.storage.latest(&device, &metrics).await?;
+        let readings = self.found(&device, readings).await?;
+        let readings = readings.into_iter().map(Into::into).collect();
+        Ok(Response::new(v1::GetLatestReadingsResponse { readings }))
+    }
+
+    async fn list_readings(
+        &self,
+        request: Request<v1::ListReadingsRequest>,
+    ) -> Result<Response<v1::ListReadingsResponse>, Status> {
+        Ok(Response::new(self.page(request.into_inner()).await?))
+    }
+
+    async fn summarize_readings(
+        &self,
+        request: Request<v1::SummarizeReadingsRequest>,
+    ) -> Result<Response<v1::SummarizeReadingsResponse>, Status> {
+        let query = summary_query(request.get_ref())?;
+        let buckets = self.storage.summarize(&query).await?;
+        let buckets = self.found(&query.device, buckets).await?;
+        let buckets = buckets.into_iter().map(Into::into).collect();
+        Ok(Response::new(v1::SummarizeReadingsResponse { buckets }))
+    }
+}
+
+fn device_id(text: &str) -> Result<DeviceId> {
+    Ok(DeviceId::parse(text)?)
+}
+
+fn metric_names(texts: &[String]) -> Result<Vec<MetricName>> {
+    if texts.len() > MAX_METRICS {
+        let reason = format!("must be at most {MAX_METRICS}, are {}", texts.len());
+        return Err(Invalid::new("metrics", reason).into());
+    }
+    let parse = |(n, text): (usize, &String)| {
+        MetricName::parse(text).map_err(|e| Invalid::new(format!("metrics[{n}]"), e.reason).into())
+    };
+    texts.iter().enumerate().map(parse).collect()
+}
+
+/// Coerces a page size as AIP-158 has it: 0 is the default, too many is the most.
+fn page_size(size: i32, default: usize, most: usize) -> Result<usize> {
+    match usize::try_from(size) {
+        Ok(0) => Ok(default),
+        Ok(size) => Ok(size.min(most)),
+        Err(_) => Err(Invalid::new("page_size", "must not be negative").into()),
+    }
+}
+
+/// The query, which asks for one reading more than the page holds to see whether there are more.
+fn reading_query(request: &v1::ListReadingsRequest) -> Result<(ReadingQuery, usize)> {
+    let page_size = page_size(request.page_size, 1000, 10_000)?;
+    let mut query = ReadingQuery {
+        device: device_id(&request.device_id)?,
+        metrics: metric_names(&request.metrics)?,
+        range: telemetry_proto::time_range(request.start_time, request.end_time)?,
+        order: match request.order() {
+            v1::Order::Unspecified | v1::Order::OldestFirst => Order::OldestFirst,
+            v1::Order::NewestFirst => Order::NewestFirst,
+        },
+        after: None,
+        limit: page_size + 1,
+    };
+    if !request.page_token.is_empty() {
+        query.after = Some(page_token::decode(&request.page_token, &query)?);
+    }
+    Ok((query, page_size))
+}
+
+fn summary_query(request: &v1::SummarizeReadingsRequest) -> Result<SummaryQuery> {
+    for (field, time) in [("start_time", request.start_time), ("end_time", request.end_time)] {
+        time.ok_or_else(|| Invalid::new(field, "must be set"))?;
+    }
+    Ok(SummaryQuery::new(
+        device_id(&request.device_id)?,
+        MetricName::parse(&request.metric)?,
+        telemetry_proto::time_range(request.start_time, request.end_time)?,
+        telemetry_proto::duration("bucket_width", request.bucket_width)?,
+    )?)
+}

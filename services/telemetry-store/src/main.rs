@@ -1,0 +1,15 @@
+//! The telemetry-store binary: parse, then serve or migrate.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use telemetry_store::{Cli, Command, Server, storage};
+
+fn main() -> ExitCode {
+    let Cli { command, settings } = Cli::parse();
+    let log = settings.log.clone();
+    service_kit::process::run(&log, async |lifecycle| match command.unwrap_or(Command::Serve) {
+        Command::Serve => Server::bind(settings).await?.run(lifecycle).await,
+        Command::Migrate => Ok(storage::migrate(&settings.database.url()?).await?),
+    })
+}

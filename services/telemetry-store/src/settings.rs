@@ -1,0 +1,72 @@
+//! The store's settings: environment variables, each also a flag.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use service_kit::{
+    duration,
+    observe::LogSettings,
+    secret::{self, SecretError, SecretString},
+};
+
+/// gRPC in, database out, live out.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "telemetry-store", version, about)]
+pub struct Cli {
+    /// What to do; `serve` if left out.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to do it.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// What the binary can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Serve until told to stop (the default).
+    Serve,
+    /// Bring the database to this version's schema, then exit.
+    Migrate,
+}
+
+/// Everything that can be set.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    /// Where the data is.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+    /// Address to serve gRPC on.
+    #[arg(long, global = true, env = "STORE_LISTEN", default_value = "127.0.0.1:50051")]
+    pub listen: SocketAddr,
+    /// How long readings are kept, such as 365d.
+    #[arg(long, global = true, env = "RETENTION", default_value = "365d", value_parser = duration::parse)]
+    pub retention: Duration,
+    /// How long events are kept for watches to resume from, such as 24h.
+    #[arg(long, global = true, env = "WATCH_HORIZON", default_value = "24h", value_parser = duration::parse)]
+    pub watch_horizon: Duration,
+    /// Logs.
+    #[command(flatten)]
+    pub log: LogSettings,
+}
+
+/// Which database to use.
+#[derive(Args, Clone, Debug)]
+pub struct DatabaseSettings {
+    /// `postgres://user:password@host/database` for TimescaleDB, `sqlite://path` for the embedded
+    /// database [default: `sqlite://telemetry.db`]
+    #[arg(long, global = true, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<SecretString>,
+    /// File that holds the database URL.
+    #[arg(long, global = true, env = "DATABASE_URL_FILE")]
+    pub database_url_file: Option<PathBuf>,
+}
+
+impl DatabaseSettings {
+    /// The URL, from whichever place it is given in.
+    pub fn url(&self) -> Result<SecretString, SecretError> {
+        let (value, file) = (self.database_url.clone(), self.database_url_file.clone());
+        let url = secret::resolve("DATABASE_URL", value, file)?;
+        Ok(url.unwrap_or_else(|| "sqlite://telemetry.db".into()))
+    }
+}

@@ -1,0 +1,239 @@
+//! TimescaleDB: several connections, several replicas, `COPY` in, `NOTIFY` out.
+
+mod copy;
+mod feed;
+mod micros;
+mod prune;
+mod reads;
+mod tx;
+
+use std::{str::FromStr, time::Duration};
+
+use async_trait::async_trait;
+use service_kit::lifecycle::Lifecycle;
+use sqlx::{
+    Executor, PgPool,
+    migrate::Migrator,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use telemetry_model::{
+    Bucket, Cursor, Device, DeviceId, Event, Invalid, MetricName, Reading, ReadingQuery,
+    SummaryQuery, Timestamp,
+};
+use tokio::sync::broadcast;
+
+use self::{micros::Micros, tx::PgTx};
+use super::{
+    Appended, Commit, LogRange, Storage, Tail, append,
+    last_seen::LastSeen,
+    names::{Ids, Names, Unknown},
+};
+use crate::error::{Error, Result};
+
+static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/postgres");
+
+/// Commits a receiver may lag behind before it must look at the log by itself.
+const COMMITS: usize = 1024;
+
+/// A TimescaleDB database.
+#[derive(Debug)]
+pub(super) struct Postgres {
+    pool: PgPool,
+    names: Names,
+    last_seen: LastSeen,
+    commits: broadcast::Sender<Commit>,
+    /// Tells our notifications from those of other processes.
+    instance: String,
+}
+
+impl Postgres {
+    /// Opens a database whose schema must be up to date.
+    pub(super) async fn open(url: &str, background: &Lifecycle) -> Result<Self> {
+        let pool = pool(url, 8).await?;
+        check_version(&pool).await?;
+        let commits = broadcast::Sender::new(COMMITS);
+        let instance: String =
+            sqlx::query_scalar("SELECT gen_random_uuid()::text").fetch_one(&pool).await?;
+        let feed = feed::run(pool.clone(), instance.clone(), commits.clone(), background.token());
+        background.spawn("commit feed", feed);
+        let (names, last_seen) = (Names::default(), LastSeen::default());
+        Ok(Self { pool, names, last_seen, commits, instance })
+    }
+
+    /// Brings a database's schema up to date.
+    pub(super) async fn migrate(url: &str) -> Result<()> {
+        let pool = pool(url, 1).await?;
+        MIGRATOR.run(&pool).await?;
+        pool.close().await;
+        Ok(())
+    }
+
+    async fn ids(&self, events: &[Event]) -> Result<Ids> {
+        let unknown = match self.names.resolve(events) {
+            Ok(ids) => return Ok(ids),
+            Err(unknown) => unknown,
+        };
+        self.register(unknown).await?;
+        let missing = |_| Error::Internal("a registered name is missing".into());
+        self.names.resolve(events).map_err(missing)
+    }
+
+    async fn register(&self, unknown: Unknown) -> Result<()> {
+        let ids: Vec<_> = unknown.devices.keys().map(|id| id.as_str().to_owned()).collect();
+        let first: Vec<_> = unknown.devices.values().map(|time| Micros(time.micros())).collect();
+        sqlx::query(
+            "INSERT INTO devices (device_id, first_seen, last_seen)
+             SELECT id, first, first FROM unnest($1::text[], $2::timestamptz[]) AS new (id, first)
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(&ids)
+        .bind(first)
+        .execute(&self.pool)
+        .await?;
+        let known: Vec<(String, i32)> =
+            sqlx::query_as("SELECT device_id, id FROM devices WHERE device_id = ANY($1)")
+                .bind(&ids)
+                .fetch_all(&self.pool)
+                .await?;
+        let names: Vec<_> = unknown.metrics.iter().map(|name| name.as_str().to_owned()).collect();
+        sqlx::query("INSERT INTO metrics (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING")
+            .bind(&names)
+            .execute(&self.pool)
+            .await?;
+        let metrics: Vec<(String, i32)> =
+            sqlx::query_as("SELECT name, id FROM metrics WHERE name = ANY($1)")
+                .bind(&names)
+                .fetch_all(&self.pool)
+                .await?;
+        self.names.learn(known, metrics)
+    }
+}
+
+async fn pool(url: &str, connections: u32) -> Result<PgPool> {
+    let invalid = |error: sqlx::Error| Invalid::new("DATABASE_URL", error.to_string());
+    let options = PgConnectOptions::from_str(url).map_err(invalid)?;
+    // An acknowledgement means committed and synced, whatever the server's default.
+    let options = options
+        .application_name("telemetry-store")
+        .options([("synchronous_commit", "on"), ("timezone", "UTC")]);
+    let pool = PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(Duration::from_secs(5))
+        .connect_with(options)
+        .await?;
+    Ok(pool)
+}
+
+/// Refuses a database that is older or newer than this program.
+async fn check_version(pool: &PgPool) -> Result<()> {
+    let any: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+        .fetch_one(pool)
+        .await?;
+    let mut applied: Vec<i64> = Vec::new();
+    if any {
+        let versions = sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success");
+        applied = versions.fetch_all(pool).await?;
+    }
+    if let Some(version) = applied.iter().find(|version| !MIGRATOR.version_exists(**version)) {
+        return Err(Error::Internal(
+            format!("the database has migration {version}, which this program does not know")
+                .into(),
+        ));
+    }
+    match MIGRATOR.iter().count() - applied.len() {
+        0 => Ok(()),
+        n => Err(Error::Internal(
+            format!("{n} database migrations are pending: run `telemetry-store migrate`").into(),
+        )),
+    }
+}
+
+#[async_trait]
+impl Storage for Postgres {
+    async fn append(&self, events: &[Event]) -> Result<Vec<Appended>> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids = self.ids(events).await?;
+        let tx = PgTx::begin(&self.pool, &self.instance).await?;
+        let appended = append::append(tx, &self.names, &ids, events).await?;
+        self.last_seen.note(events);
+        self.commits.send(Commit::of(events)).ok();
+        Ok(appended)
+    }
+
+    fn commits(&self) -> broadcast::Receiver<Commit> {
+        self.commits.subscribe()
+    }
+
+    async fn log_range(&self, device: &DeviceId) -> Result<LogRange> {
+        reads::log_range(&self.pool, device.partition()).await
+    }
+
+    async fn tail(&self, device: &DeviceId, after: Cursor, limit: usize) -> Result<Tail> {
+        reads::tail(&self.pool, device, after, limit).await
+    }
+
+    async fn device(&self, device: &DeviceId) -> Result<Option<Device>> {
+        let device = reads::device(&self.pool, device).await?;
+        Ok(device.map(|device| self.last_seen.complete(device)))
+    }
+
+    async fn devices(&self, after: Option<&DeviceId>, limit: usize) -> Result<Vec<Device>> {
+        let devices = reads::devices(&self.pool, after, limit).await?;
+        Ok(devices.into_iter().map(|device| self.last_seen.complete(device)).collect())
+    }
+
+    async fn metrics(&self, device: Option<&DeviceId>) -> Result<Vec<MetricName>> {
+        reads::metrics(&self.pool, device).await
+    }
+
+    async fn latest(&self, device: &DeviceId, metrics: &[MetricName]) -> Result<Vec<Reading>> {
+        reads::latest(&self.pool, device, metrics).await
+    }
+
+    async fn readings(&self, query: &ReadingQuery) -> Result<Vec<Reading>> {
+        reads::readings(&self.pool, query).await
+    }
+
+    async fn summarize(&self, query: &SummaryQuery) -> Result<Vec<Bucket>> {
+        reads::summarize(&self.pool, query).await
+    }
+
+    async fn prune(&self, readings_before: Timestamp, log_before: Timestamp) -> Result<()> {
+        prune::prune(&self.pool, readings_before, log_before).await
+    }
+
+    async fn flush_devices(&self) -> Result<()> {
+        let notes = self.last_seen.pending();
+        if notes.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<_> = notes.iter().map(|(id, _)| id.as_str().to_owned()).collect();
+        let seen: Vec<_> = notes.iter().map(|(_, note)| Micros(note.seen.micros())).collect();
+        let heartbeats = notes.iter().map(|(_, note)| note.heartbeat.map(|t| Micros(t.micros())));
+        sqlx::query(
+            "UPDATE devices SET last_seen = greatest(devices.last_seen, new.seen),
+                    last_heartbeat = greatest(devices.last_heartbeat, new.heartbeat)
+             FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[])
+                  AS new (id, seen, heartbeat)
+             WHERE devices.device_id = new.id",
+        )
+        .bind(ids)
+        .bind(seen)
+        .bind(heartbeats.collect::<Vec<_>>())
+        .execute(&self.pool)
+        .await?;
+        self.last_seen.written(&notes);
+        Ok(())
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.pool.execute("SELECT 1").await?;
+        Ok(())
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+}

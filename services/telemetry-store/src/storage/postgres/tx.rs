@@ -1,0 +1,195 @@
+//! The statements of an append on PostgreSQL.
+
+use std::collections::{BTreeMap, HashMap};
+
+use async_trait::async_trait;
+use sqlx::{Executor, FromRow, PgPool, Transaction};
+use telemetry_model::{Partition, Value};
+
+use super::{copy, micros::Micros};
+use crate::{
+    clock_repair::Boot,
+    error::Result,
+    storage::{
+        append::{AppendTx, Identity, LogRow, Row},
+        rows::{self, ValueColumns},
+    },
+};
+
+/// The SQLSTATE of a unique violation.
+const UNIQUE_VIOLATION: &str = "23505";
+/// The channel on which replicas tell each other of commits.
+pub(super) const CHANNEL: &str = "telemetry_commits";
+
+/// An open transaction.
+#[derive(Debug)]
+pub(super) struct PgTx<'a> {
+    tx: Transaction<'static, sqlx::Postgres>,
+    instance: &'a str,
+}
+
+impl<'a> PgTx<'a> {
+    pub(super) async fn begin(pool: &PgPool, instance: &'a str) -> Result<Self> {
+        Ok(Self { tx: pool.begin().await?, instance })
+    }
+
+    async fn copy(&mut self, statement: &'static str, rows: Vec<u8>) -> sqlx::Result<()> {
+        let mut copy = self.tx.copy_in_raw(statement).await?;
+        copy.send(rows).await?;
+        copy.finish().await?;
+        Ok(())
+    }
+}
+
+#[derive(FromRow)]
+struct StoredRow {
+    device_id: i32,
+    metric_id: i32,
+    time: Micros,
+    number: Option<f64>,
+    integer: Option<i64>,
+    flag: Option<bool>,
+    text: Option<String>,
+}
+
+/// The time bounds let TimescaleDB leave out the chunks that cannot matter.
+const STORED: &str = "
+    SELECT r.device_id, r.metric_id, r.time, r.number, r.integer, r.flag, r.text
+    FROM unnest($1::integer[], $2::integer[], $3::timestamptz[]) AS asked (device_id, metric_id, time)
+    JOIN readings r USING (device_id, metric_id, time)
+    WHERE r.time BETWEEN $4 AND $5";
+
+const SAVE_BOOTS: &str = "
+    INSERT INTO device_boots (device_id, boot, booted, last_uptime_ms)
+    SELECT * FROM unnest($1::integer[], $2::integer[], $3::timestamptz[], $4::bigint[])
+    ON CONFLICT (device_id, boot) DO UPDATE SET last_uptime_ms = excluded.last_uptime_ms";
+
+/// The newest boots: more are never needed to place a message that waited a day.
+const BOOTS: &str = "
+    SELECT device_id, boot, booted, last_uptime_ms
+    FROM unnest($1::integer[]) AS asked (id)
+    CROSS JOIN LATERAL (
+        SELECT * FROM device_boots WHERE device_id = asked.id ORDER BY boot DESC LIMIT 8
+    ) AS newest";
+
+#[async_trait]
+impl AppendTx for PgTx<'_> {
+    async fn lock_heads(&mut self, partitions: &[Partition]) -> Result<Vec<i64>> {
+        let heads = sqlx::query_scalar(
+            "SELECT head FROM log_heads WHERE log_partition = ANY($1)
+             ORDER BY log_partition FOR UPDATE",
+        )
+        .bind(numbers(partitions))
+        .fetch_all(&mut *self.tx)
+        .await?;
+        Ok(heads)
+    }
+
+    async fn boots(&mut self, devices: &[i32]) -> Result<Vec<(i32, Boot)>> {
+        let boots: Vec<(i32, i32, Micros, i64)> =
+            sqlx::query_as(BOOTS).bind(devices).fetch_all(&mut *self.tx).await?;
+        let boot = |(device, number, Micros(booted), last_uptime_ms)| {
+            Ok((device, Boot { number, booted: rows::timestamp(booted)?, last_uptime_ms }))
+        };
+        boots.into_iter().map(boot).collect()
+    }
+
+    async fn stored(&mut self, identities: &[Identity]) -> Result<HashMap<Identity, Value>> {
+        let times = || identities.iter().map(|id| id.time.micros());
+        let (Some(first), Some(last)) = (times().min(), times().max()) else {
+            return Ok(HashMap::new());
+        };
+        let stored: Vec<StoredRow> = sqlx::query_as(STORED)
+            .bind(identities.iter().map(|id| id.device).collect::<Vec<_>>())
+            .bind(identities.iter().map(|id| id.metric).collect::<Vec<_>>())
+            .bind(times().map(Micros).collect::<Vec<_>>())
+            .bind(Micros(first))
+            .bind(Micros(last))
+            .fetch_all(&mut *self.tx)
+            .await?;
+        let entry = |row: StoredRow| {
+            let StoredRow { device_id, metric_id, time, number, integer, flag, text } = row;
+            let time = rows::timestamp(time.0)?;
+            let identity = Identity { device: device_id, metric: metric_id, time };
+            Ok((identity, ValueColumns { number, integer, flag, text }.value()?))
+        };
+        stored.into_iter().map(entry).collect()
+    }
+
+    async fn insert_readings(&mut self, rows: &[Row<'_>]) -> Result<bool> {
+        self.tx.execute("SAVEPOINT readings").await?;
+        match self.copy(copy::COPY_READINGS, copy::readings(rows)).await {
+            Ok(()) => {
+                self.tx.execute("RELEASE SAVEPOINT readings").await?;
+                Ok(true)
+            }
+            Err(sqlx::Error::Database(error))
+                if error.code().as_deref() == Some(UNIQUE_VIOLATION) =>
+            {
+                self.tx.execute("ROLLBACK TO SAVEPOINT readings").await?;
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn insert_log(&mut self, rows: &[LogRow]) -> Result<()> {
+        if !rows.is_empty() {
+            self.copy(copy::COPY_LOG, copy::log(rows)).await?;
+        }
+        Ok(())
+    }
+
+    async fn save(
+        &mut self,
+        heads: &BTreeMap<Partition, i64>,
+        boots: &[(i32, Boot)],
+        device_metrics: &[(i32, i32)],
+    ) -> Result<()> {
+        sqlx::query(
+            "UPDATE log_heads SET head = new.head
+             FROM unnest($1::smallint[], $2::bigint[]) AS new (log_partition, head)
+             WHERE log_heads.log_partition = new.log_partition AND log_heads.head <> new.head",
+        )
+        .bind(numbers(&heads.keys().copied().collect::<Vec<_>>()))
+        .bind(heads.values().copied().collect::<Vec<_>>())
+        .execute(&mut *self.tx)
+        .await?;
+        if !boots.is_empty() {
+            sqlx::query(SAVE_BOOTS)
+                .bind(boots.iter().map(|(device, _)| *device).collect::<Vec<_>>())
+                .bind(boots.iter().map(|(_, b)| b.number).collect::<Vec<_>>())
+                .bind(boots.iter().map(|(_, b)| Micros(b.booted.micros())).collect::<Vec<_>>())
+                .bind(boots.iter().map(|(_, b)| b.last_uptime_ms).collect::<Vec<_>>())
+                .execute(&mut *self.tx)
+                .await?;
+        }
+        if !device_metrics.is_empty() {
+            sqlx::query(
+                "INSERT INTO device_metrics (device_id, metric_id)
+                 SELECT * FROM unnest($1::integer[], $2::integer[]) ON CONFLICT DO NOTHING",
+            )
+            .bind(device_metrics.iter().map(|(device, _)| *device).collect::<Vec<_>>())
+            .bind(device_metrics.iter().map(|(_, metric)| *metric).collect::<Vec<_>>())
+            .execute(&mut *self.tx)
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn commit(mut self, partitions: &[Partition]) -> Result<()> {
+        let numbers: Vec<_> = partitions.iter().map(|p| p.number().to_string()).collect();
+        sqlx::query("SELECT pg_notify($1, $2)")
+            .bind(CHANNEL)
+            .bind(format!("{} {}", self.instance, numbers.join(",")))
+            .execute(&mut *self.tx)
+            .await?;
+        self.tx.commit().await?;
+        Ok(())
+    }
+}
+
+fn numbers(partitions: &[Partition]) -> Vec<i16> {
+    let number = |partition: &Partition| i16::try_from(partition.number());
+    partitions.iter().map(|p| number(p).expect("a partition number is below 32")).collect()
+}

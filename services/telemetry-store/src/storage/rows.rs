@@ -1,0 +1,78 @@
+//! Between database columns and model types, as both schemas have them.
+
+use telemetry_model::{
+    Cursor, DeviceId, MetricName, Reading, StoredEvent, TimeSource, Timestamp, Value,
+};
+use telemetry_proto::decode_log_record;
+
+use crate::error::{Error, Result};
+
+/// The columns that hold a value; exactly one is set.
+#[derive(Debug, Default)]
+pub(super) struct ValueColumns {
+    pub(super) number: Option<f64>,
+    pub(super) integer: Option<i64>,
+    pub(super) flag: Option<bool>,
+    pub(super) text: Option<String>,
+}
+
+impl ValueColumns {
+    pub(super) fn value(self) -> Result<Value> {
+        match self {
+            Self { number: Some(number), .. } => Ok(Value::Number(number)),
+            Self { integer: Some(integer), .. } => Ok(Value::Integer(integer)),
+            Self { flag: Some(flag), .. } => Ok(Value::Flag(flag)),
+            Self { text: Some(text), .. } => Ok(Value::Text(text.into())),
+            Self { .. } => Err(corrupt("a reading has no value")),
+        }
+    }
+}
+
+pub(super) fn reading(
+    metric: &str,
+    time: i64,
+    time_source: i16,
+    value: ValueColumns,
+) -> Result<Reading> {
+    Ok(Reading {
+        metric: metric_name(metric)?,
+        value: value.value()?,
+        time: timestamp(time)?,
+        time_source: match time_source {
+            1 => TimeSource::Device,
+            2 => TimeSource::Uptime,
+            3 => TimeSource::Received,
+            other => return Err(corrupt(&format!("time_source is {other}"))),
+        },
+    })
+}
+
+/// The number that stands for a time source.
+pub(super) fn time_source_number(source: TimeSource) -> i16 {
+    match source {
+        TimeSource::Device => 1,
+        TimeSource::Uptime => 2,
+        TimeSource::Received => 3,
+    }
+}
+
+pub(super) fn timestamp(micros: i64) -> Result<Timestamp> {
+    Timestamp::from_micros(micros).ok_or_else(|| corrupt(&format!("time is {micros}")))
+}
+
+pub(super) fn device_id(text: &str) -> Result<DeviceId> {
+    DeviceId::parse(text).map_err(|error| corrupt(&error.to_string()))
+}
+
+pub(super) fn metric_name(text: &str) -> Result<MetricName> {
+    MetricName::parse(text).map_err(|error| corrupt(&error.to_string()))
+}
+
+pub(super) fn stored_event(record: &[u8], cursor: Cursor) -> Result<StoredEvent> {
+    decode_log_record(record, cursor).map_err(|error| corrupt(&error.to_string()))
+}
+
+/// The database holds what no version writes.
+pub(super) fn corrupt(what: &str) -> Error {
+    Error::Internal(format!("unexpected data in the database: {what}").into())
+}

@@ -1,0 +1,215 @@
+//! SQLite: the embedded database of one process. One connection writes, several read.
+
+mod reads;
+mod tx;
+
+use std::{str::FromStr, time::Duration};
+
+use async_trait::async_trait;
+use sqlx::{
+    Executor, QueryBuilder, Sqlite as Db, SqlitePool,
+    migrate::Migrator,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use telemetry_model::{
+    Bucket, Cursor, Device, DeviceId, Event, Invalid, MetricName, Reading, ReadingQuery,
+    SummaryQuery, Timestamp,
+};
+use tokio::sync::broadcast;
+
+use self::tx::SqliteTx;
+use super::{
+    Appended, Commit, LogRange, Storage, Tail, append,
+    last_seen::LastSeen,
+    names::{Ids, Names, Unknown},
+};
+use crate::error::{Error, Result};
+
+static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/sqlite");
+
+/// Commits a receiver may lag behind before it must look at the log by itself.
+const COMMITS: usize = 1024;
+/// How many rows one statement deletes, so that appends need not wait long.
+const PRUNE_ROWS: i64 = 10_000;
+
+/// A SQLite database.
+#[derive(Debug)]
+pub(super) struct Sqlite {
+    writer: SqlitePool,
+    readers: SqlitePool,
+    names: Names,
+    last_seen: LastSeen,
+    commits: broadcast::Sender<Commit>,
+}
+
+impl Sqlite {
+    /// Opens a database, makes it if it is not there, and brings its schema up to date.
+    pub(super) async fn open(url: &str) -> Result<Self> {
+        let invalid = |error: sqlx::Error| Invalid::new("DATABASE_URL", error.to_string());
+        let options = SqliteConnectOptions::from_str(url).map_err(invalid)?;
+        // An acknowledgement means committed and synced.
+        let options = options
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(10))
+            .pragma("cache_size", "-65536");
+        let pool = |connections| SqlitePoolOptions::new().max_connections(connections);
+        let writer = pool(1).connect_with(options.clone()).await?;
+        MIGRATOR.run(&writer).await?;
+        let readers = pool(4).connect_with(options.read_only(true)).await?;
+        let (names, last_seen) = (Names::default(), LastSeen::default());
+        Ok(Self { writer, readers, names, last_seen, commits: broadcast::Sender::new(COMMITS) })
+    }
+
+    async fn ids(&self, events: &[Event]) -> Result<Ids> {
+        let unknown = match self.names.resolve(events) {
+            Ok(ids) => return Ok(ids),
+            Err(unknown) => unknown,
+        };
+        self.register(unknown).await?;
+        let missing = |_| Error::Internal("a registered name is missing".into());
+        self.names.resolve(events).map_err(missing)
+    }
+
+    async fn register(&self, unknown: Unknown) -> Result<()> {
+        let mut tx = self.writer.begin().await?;
+        let (mut devices, mut metrics) = (Vec::new(), Vec::new());
+        for (device, first) in unknown.devices {
+            // A conflict changes nothing, but makes the row be returned.
+            let id = sqlx::query_scalar(
+                "INSERT INTO devices (device_id, first_seen, last_seen) VALUES (?1, ?2, ?2)
+                 ON CONFLICT DO UPDATE SET device_id = device_id RETURNING id",
+            )
+            .bind(device.as_str())
+            .bind(first.micros());
+            devices.push((device.as_str().to_owned(), id.fetch_one(&mut *tx).await?));
+        }
+        for metric in unknown.metrics {
+            let id = sqlx::query_scalar(
+                "INSERT INTO metrics (name) VALUES (?1)
+                 ON CONFLICT DO UPDATE SET name = name RETURNING id",
+            )
+            .bind(metric.as_str());
+            metrics.push((metric.as_str().to_owned(), id.fetch_one(&mut *tx).await?));
+        }
+        tx.commit().await?;
+        self.names.learn(devices, metrics)
+    }
+
+    /// Deletes rows that a `?1` selects, some at a time.
+    async fn delete(&self, sql: &'static str, before: Timestamp) -> Result<()> {
+        loop {
+            let deleted = sqlx::query(sql).bind(before.micros()).bind(PRUNE_ROWS);
+            if deleted.execute(&self.writer).await?.rows_affected() == 0 {
+                return Ok(());
+            }
+        }
+    }
+}
+
+const PRUNE_READINGS: &str = "
+    DELETE FROM readings WHERE (device_id, metric_id, time) IN
+        (SELECT device_id, metric_id, time FROM readings WHERE time < ?1 LIMIT ?2)";
+
+const PRUNE_LOG: &str = "
+    DELETE FROM device_log WHERE (device_id, position) IN
+        (SELECT device_id, position FROM device_log WHERE received < ?1 LIMIT ?2)";
+
+/// Positions up to here are about to be deleted. Must be known before they are.
+const HORIZONS: &str = "
+    UPDATE log_heads SET horizon = max(horizon, gone.position)
+    FROM (SELECT log_partition, max(position) AS position FROM device_log
+          WHERE received < ?1 GROUP BY log_partition) AS gone
+    WHERE log_heads.log_partition = gone.log_partition";
+
+#[async_trait]
+impl Storage for Sqlite {
+    async fn append(&self, events: &[Event]) -> Result<Vec<Appended>> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids = self.ids(events).await?;
+        let tx = SqliteTx::begin(&self.writer).await?;
+        let appended = append::append(tx, &self.names, &ids, events).await?;
+        self.last_seen.note(events);
+        self.commits.send(Commit::of(events)).ok();
+        Ok(appended)
+    }
+
+    fn commits(&self) -> broadcast::Receiver<Commit> {
+        self.commits.subscribe()
+    }
+
+    async fn log_range(&self, device: &DeviceId) -> Result<LogRange> {
+        reads::log_range(&self.readers, device.partition()).await
+    }
+
+    async fn tail(&self, device: &DeviceId, after: Cursor, limit: usize) -> Result<Tail> {
+        reads::tail(&self.readers, device, after, limit).await
+    }
+
+    async fn device(&self, device: &DeviceId) -> Result<Option<Device>> {
+        let device = reads::device(&self.readers, device).await?;
+        Ok(device.map(|device| self.last_seen.complete(device)))
+    }
+
+    async fn devices(&self, after: Option<&DeviceId>, limit: usize) -> Result<Vec<Device>> {
+        let devices = reads::devices(&self.readers, after, limit).await?;
+        Ok(devices.into_iter().map(|device| self.last_seen.complete(device)).collect())
+    }
+
+    async fn metrics(&self, device: Option<&DeviceId>) -> Result<Vec<MetricName>> {
+        reads::metrics(&self.readers, device).await
+    }
+
+    async fn latest(&self, device: &DeviceId, metrics: &[MetricName]) -> Result<Vec<Reading>> {
+        reads::latest(&self.readers, device, metrics).await
+    }
+
+    async fn readings(&self, query: &ReadingQuery) -> Result<Vec<Reading>> {
+        reads::readings(&self.readers, query).await
+    }
+
+    async fn summarize(&self, query: &SummaryQuery) -> Result<Vec<Bucket>> {
+        reads::summarize(&self.readers, query).await
+    }
+
+    async fn prune(&self, readings_before: Timestamp, log_before: Timestamp) -> Result<()> {
+        sqlx::query(HORIZONS).bind(log_before.micros()).execute(&self.writer).await?;
+        self.delete(PRUNE_LOG, log_before).await?;
+        self.delete(PRUNE_READINGS, readings_before).await
+    }
+
+    async fn flush_devices(&self) -> Result<()> {
+        let notes = self.last_seen.pending();
+        let mut tx = self.writer.begin().await?;
+        for chunk in notes.chunks(1000) {
+            let mut update = QueryBuilder::<Db>::new("WITH new (id, seen, heartbeat) AS (");
+            update.push_values(chunk, |mut row, (id, note)| {
+                let heartbeat = note.heartbeat.map(Timestamp::micros);
+                row.push_bind(id.as_str()).push_bind(note.seen.micros()).push_bind(heartbeat);
+            });
+            update.push(
+                ") UPDATE devices SET last_seen = max(last_seen, new.seen),
+                   last_heartbeat = max(coalesce(last_heartbeat, new.heartbeat),
+                                        coalesce(new.heartbeat, last_heartbeat))
+                 FROM new WHERE devices.device_id = new.id",
+            );
+            update.build().persistent(false).execute(&mut *tx).await?;
+        }
+        tx.commit().await?;
+        self.last_seen.written(&notes);
+        Ok(())
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.readers.execute("SELECT 1").await?;
+        Ok(())
+    }
+
+    async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}

@@ -1,0 +1,110 @@
+//! The store's API as a test uses it.
+
+use anyhow::Context;
+use telemetry_proto::v1::{
+    Event, ListReadingsRequest, Reading, WatchDeviceRequest, WatchDeviceResponse,
+    ingest_service_client::IngestServiceClient, query_service_client::QueryServiceClient,
+    watch_service_client::WatchServiceClient,
+};
+use tonic::{Streaming, transport::Channel};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use crate::eventually;
+
+/// A connection to a store.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Queries.
+    pub query: QueryServiceClient<Channel>,
+    /// Watches.
+    pub watch: WatchServiceClient<Channel>,
+    /// Ingest.
+    pub ingest: IngestServiceClient<Channel>,
+}
+
+impl Client {
+    /// Connects to `address`, such as `127.0.0.1:50051`.
+    pub async fn connect(address: &str) -> anyhow::Result<Self> {
+        let channel = Channel::from_shared(format!("http://{address}"))?.connect().await?;
+        Ok(Self {
+            query: QueryServiceClient::new(channel.clone()),
+            watch: WatchServiceClient::new(channel.clone()),
+            ingest: IngestServiceClient::new(channel),
+        })
+    }
+
+    /// Every reading of a device, oldest first.
+    pub async fn readings(&self, device: &str) -> anyhow::Result<Vec<Reading>> {
+        let (mut readings, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let device_id = device.to_owned();
+            let request = ListReadingsRequest { device_id, page_token, ..Default::default() };
+            let page = self.query.clone().list_readings(request).await?.into_inner();
+            readings.extend(page.readings);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(readings);
+            }
+        }
+    }
+
+    /// Waits until a device has at least so many readings.
+    pub async fn readings_come(&self, device: &str, count: usize) -> anyhow::Result<Vec<Reading>> {
+        eventually(&format!("{device} has {count} readings"), async || {
+            let readings = self.readings(device).await?;
+            anyhow::ensure!(readings.len() >= count, "has {}", readings.len());
+            Ok(readings)
+        })
+        .await
+    }
+
+    /// Watches a device after a cursor; empty for from now on. The first response has been read,
+    /// so that the watch is known to stand.
+    pub async fn watch(
+        &self,
+        device: &str,
+        after_cursor: &str,
+    ) -> anyhow::Result<(WatchDeviceResponse, Streaming<WatchDeviceResponse>)> {
+        let request = WatchDeviceRequest {
+            device_id: device.to_owned(),
+            after_cursor: after_cursor.to_owned(),
+        };
+        let mut stream = self.watch.clone().watch_device(request).await?.into_inner();
+        let first = stream.message().await?.context("the watch ended")?;
+        Ok((first, stream))
+    }
+}
+
+/// Reads a watch until it has told so many events; also answers the last cursor.
+pub async fn events(
+    stream: &mut Streaming<WatchDeviceResponse>,
+    count: usize,
+) -> anyhow::Result<(Vec<Event>, String)> {
+    let (mut events, mut cursor) = (Vec::new(), String::new());
+    while events.len() < count {
+        let response = tokio::time::timeout(crate::DEADLINE, stream.message()).await;
+        let response = response.context("the watch is silent")??.context("the watch ended")?;
+        events.extend(response.events);
+        cursor = response.cursor;
+    }
+    Ok((events, cursor))
+}
+
+/// What the health service at `address` says overall; false also if nobody answers.
+pub async fn is_serving(address: &str) -> anyhow::Result<bool> {
+    let channel = Channel::from_shared(format!("http://{address}"))?.connect_lazy();
+    let request = HealthCheckRequest { service: String::new() };
+    let answer = HealthClient::new(channel).check(request).await;
+    Ok(answer.is_ok_and(|answer| answer.into_inner().status() == ServingStatus::Serving))
+}
+
+/// Waits until the health service at `address` says that it serves, or that it does not.
+pub async fn health_becomes(address: &str, serving: bool) -> anyhow::Result<()> {
+    eventually(&format!("{address} serving: {serving}"), async || {
+        anyhow::ensure!(is_serving(address).await? == serving, "it is not so");
+        Ok(())
+    })
+    .await
+}

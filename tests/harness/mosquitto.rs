@@ -1,0 +1,114 @@
+//! A real Mosquitto on a port of its own, with passwords and ACLs, that can be killed and restarted.
+
+use std::{
+    env, fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, ensure};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+
+use crate::{Process, eventually, free_port};
+
+/// What the bridge's user may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read what devices publish, as it should.
+    ReadDevices,
+    /// Nothing: subscriptions are refused.
+    Nothing,
+}
+
+/// A broker.
+#[derive(Debug)]
+pub struct Mosquitto {
+    port: u16,
+    folder: TempDir,
+    process: Option<Process>,
+}
+
+impl Mosquitto {
+    /// The bridge's user.
+    pub const BRIDGE: &'static str = "plantops_backend";
+    /// The devices' user.
+    pub const DEVICE: &'static str = "device";
+    /// Everyone's password.
+    pub const PASSWORD: &'static str = "open sesame";
+
+    /// Starts a broker that keeps its sessions over restarts.
+    pub async fn start(access: Access) -> anyhow::Result<Self> {
+        let mut broker = Self { port: free_port()?, folder: TempDir::new()?, process: None };
+        broker.write_config()?;
+        broker.write_acl(access)?;
+        broker.restart().await?;
+        Ok(broker)
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Ends it like a power cut.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.process.take().map_or(Ok(()), |mut process| process.kill())
+    }
+
+    /// Starts it (again), and waits until it accepts connections.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.kill()?;
+        let mut command = Command::new(tool("mosquitto")?);
+        command.arg("-c").arg(self.folder.path().join("mosquitto.conf"));
+        self.process = Some(Process::spawn("mosquitto", command)?);
+        eventually("mosquitto accepts connections", async || {
+            Ok(drop(TcpStream::connect(("127.0.0.1", self.port)).await?))
+        })
+        .await
+    }
+
+    /// Changes what the bridge's user may do, from its next connection on.
+    pub fn write_acl(&self, access: Access) -> anyhow::Result<()> {
+        let mut acl = format!("user {}\ntopic write devices/#\n", Self::DEVICE);
+        if access == Access::ReadDevices {
+            acl += &format!("user {}\ntopic read devices/#\n", Self::BRIDGE);
+        }
+        Ok(fs::write(self.folder.path().join("acl"), acl)?)
+    }
+
+    fn write_config(&self) -> anyhow::Result<()> {
+        let folder = self.folder.path().display();
+        let config = format!(
+            "user root\n\
+             listener {} 127.0.0.1\n\
+             allow_anonymous false\n\
+             password_file {folder}/passwords\n\
+             acl_file {folder}/acl\n\
+             persistence true\n\
+             persistence_location {folder}/\n\
+             autosave_on_changes true\n\
+             autosave_interval 1\n\
+             max_inflight_messages 0\n\
+             max_queued_messages 0\n\
+             queue_qos0_messages true\n",
+            self.port
+        );
+        fs::write(self.folder.path().join("mosquitto.conf"), config)?;
+        let passwords = self.folder.path().join("passwords");
+        fs::write(&passwords, "")?;
+        for user in [Self::BRIDGE, Self::DEVICE] {
+            let mut command = Command::new(tool("mosquitto_passwd")?);
+            command.arg("-b").arg(&passwords).args([user, Self::PASSWORD]).stderr(Stdio::null());
+            ensure!(command.status()?.success(), "mosquitto_passwd failed");
+        }
+        Ok(())
+    }
+}
+
+/// A program of Mosquitto: beside the one that `TELEMETRY_TEST_MOSQUITTO` names.
+fn tool(name: &str) -> anyhow::Result<PathBuf> {
+    let mosquitto = env::var("TELEMETRY_TEST_MOSQUITTO")
+        .context("TELEMETRY_TEST_MOSQUITTO is not set: run tests/run")?;
+    Ok(PathBuf::from(mosquitto).with_file_name(name))
+}
