@@ -7,35 +7,35 @@ use telemetry_model::{
 
 use crate::v1;
 
-impl From<Event> for v1::IngestEvent {
-    fn from(event: Event) -> Self {
+impl From<&Event> for v1::IngestEvent {
+    fn from(event: &Event) -> Self {
         Self {
             device_id: event.device.as_str().to_owned(),
             kind: v1::EventKind::from(event.kind).into(),
             received: Some(timestamp(event.received)),
-            samples: event.samples.into_iter().map(Into::into).collect(),
+            samples: event.samples.iter().map(Into::into).collect(),
         }
     }
 }
 
-impl From<Sample> for v1::Sample {
-    fn from(sample: Sample) -> Self {
+impl From<&Sample> for v1::Sample {
+    fn from(sample: &Sample) -> Self {
         let clock = match sample.clock {
             DeviceClock::None => None,
             DeviceClock::Wall(time) => Some(v1::sample::Clock::Time(timestamp(time))),
             DeviceClock::Counter(count) => Some(v1::sample::Clock::Counter(count)),
         };
-        Self { clock, measurements: sample.measurements.into_iter().map(Into::into).collect() }
+        Self { clock, measurements: sample.measurements.iter().map(Into::into).collect() }
     }
 }
 
-impl From<Measurement> for v1::Measurement {
-    fn from(measurement: Measurement) -> Self {
+impl From<&Measurement> for v1::Measurement {
+    fn from(measurement: &Measurement) -> Self {
         use v1::measurement::Value as Wire;
-        let value = match measurement.value {
-            Value::Number(number) => Wire::Number(number),
-            Value::Integer(integer) => Wire::Integer(integer),
-            Value::Flag(flag) => Wire::Flag(flag),
+        let value = match &measurement.value {
+            Value::Number(number) => Wire::Number(*number),
+            Value::Integer(integer) => Wire::Integer(*integer),
+            Value::Flag(flag) => Wire::Flag(*flag),
             Value::Text(text) => Wire::Text(text.as_ref().to_owned()),
         };
         Self { metric: measurement.metric.as_str().to_owned(), value: Some(value) }

@@ -1,1 +1,9 @@
-//! placeholder
+//! The whole system from outside, by what it promises.
+
+#![expect(clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+
+mod connection;
+mod payloads;
+mod shutdown;
+mod tidy;
+mod watch;

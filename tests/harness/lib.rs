@@ -1,1 +1,25 @@
-//! placeholder
+//! The system under test, from outside: real binaries, real servers, public interfaces only.
+//!
+//! [`System`] starts a broker, a store and a bridge as processes on free ports with data of their
+//! own, and stops them when it is dropped. What the tests need of the machine (Mosquitto,
+//! TimescaleDB, the built binaries) is prepared by `tests/run`; a test that misses it fails.
+
+#![expect(clippy::print_stderr, reason = "speaks to whoever runs the tests")]
+
+mod client;
+mod device;
+mod eventually;
+mod mosquitto;
+mod postgres;
+mod process;
+mod refusing_broker;
+mod system;
+
+pub use client::{Client, events, health_becomes, is_serving};
+pub use device::Device;
+pub use eventually::{DEADLINE, eventually};
+pub use mosquitto::Mosquitto;
+pub use postgres::PostgresDatabase;
+pub use process::{Process, free_port};
+pub use refusing_broker::RefusingBroker;
+pub use system::{Database, System};

@@ -12,15 +12,6 @@ use tokio::net::TcpStream;
 
 use crate::{Process, eventually, free_port};
 
-/// What the bridge's user may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Read what devices publish, as it should.
-    ReadDevices,
-    /// Nothing: subscriptions are refused.
-    Nothing,
-}
-
 /// A broker.
 #[derive(Debug)]
 pub struct Mosquitto {
@@ -38,10 +29,9 @@ impl Mosquitto {
     pub const PASSWORD: &'static str = "open sesame";
 
     /// Starts a broker that keeps its sessions over restarts.
-    pub async fn start(access: Access) -> anyhow::Result<Self> {
+    pub async fn start() -> anyhow::Result<Self> {
         let mut broker = Self { port: free_port()?, folder: TempDir::new()?, process: None };
         broker.write_config()?;
-        broker.write_acl(access)?;
         broker.restart().await?;
         Ok(broker)
     }
@@ -63,18 +53,10 @@ impl Mosquitto {
         command.arg("-c").arg(self.folder.path().join("mosquitto.conf"));
         self.process = Some(Process::spawn("mosquitto", command)?);
         eventually("mosquitto accepts connections", async || {
-            Ok(drop(TcpStream::connect(("127.0.0.1", self.port)).await?))
+            TcpStream::connect(("127.0.0.1", self.port)).await?;
+            Ok(())
         })
         .await
-    }
-
-    /// Changes what the bridge's user may do, from its next connection on.
-    pub fn write_acl(&self, access: Access) -> anyhow::Result<()> {
-        let mut acl = format!("user {}\ntopic write devices/#\n", Self::DEVICE);
-        if access == Access::ReadDevices {
-            acl += &format!("user {}\ntopic read devices/#\n", Self::BRIDGE);
-        }
-        Ok(fs::write(self.folder.path().join("acl"), acl)?)
     }
 
     fn write_config(&self) -> anyhow::Result<()> {
@@ -95,6 +77,12 @@ impl Mosquitto {
             self.port
         );
         fs::write(self.folder.path().join("mosquitto.conf"), config)?;
+        let acl = format!(
+            "user {}\ntopic write devices/#\nuser {}\ntopic read devices/#\n",
+            Self::DEVICE,
+            Self::BRIDGE
+        );
+        fs::write(self.folder.path().join("acl"), acl)?;
         let passwords = self.folder.path().join("passwords");
         fs::write(&passwords, "")?;
         for user in [Self::BRIDGE, Self::DEVICE] {
@@ -107,7 +95,7 @@ impl Mosquitto {
 }
 
 /// A program of Mosquitto: beside the one that `TELEMETRY_TEST_MOSQUITTO` names.
-fn tool(name: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn tool(name: &str) -> anyhow::Result<PathBuf> {
     let mosquitto = env::var("TELEMETRY_TEST_MOSQUITTO")
         .context("TELEMETRY_TEST_MOSQUITTO is not set: run tests/run")?;
     Ok(PathBuf::from(mosquitto).with_file_name(name))

@@ -103,7 +103,7 @@ impl Drop for Process {
     }
 }
 
-/// Keeps what a process prints; shows it too if TEST_LOG is set.
+/// Keeps what a process prints; shows it too if `TEST_LOG` is set.
 fn keep(name: &str, output: impl Read + Send + 'static, log: Arc<Mutex<Vec<String>>>) {
     let name = name.to_owned();
     let show = env::var_os("TEST_LOG").is_some();

@@ -1,2 +1,14 @@
-//! placeholder
-fn main() {}
+//! The mqtt-bridge binary: parse, then run.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use mqtt_bridge::{Bridge, Cli};
+
+fn main() -> ExitCode {
+    let Cli { settings } = Cli::parse();
+    let log = settings.log.clone();
+    service_kit::process::run(&log, async |lifecycle| {
+        Bridge::bind(settings).await?.run(lifecycle).await
+    })
+}

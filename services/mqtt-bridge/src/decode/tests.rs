@@ -1,0 +1,177 @@
+//! Every payload that real devices send, and those that nobody should.
+
+use proptest::prelude::*;
+use telemetry_model::Timestamp;
+
+use super::*;
+
+fn one(payload: &str) -> Sample {
+    let mut samples = decode(EventKind::Telemetry, payload.as_bytes()).unwrap();
+    assert_eq!(samples.len(), 1, "{payload}");
+    samples.remove(0)
+}
+
+fn shown(sample: &Sample) -> Vec<(&str, Value)> {
+    sample.measurements.iter().map(|m| (m.metric.as_str(), m.value.clone())).collect()
+}
+
+fn wall(text: &str) -> DeviceClock {
+    DeviceClock::Wall(Timestamp::parse(text).unwrap())
+}
+
+fn text(text: &str) -> Value {
+    Value::Text(text.into())
+}
+
+#[test]
+fn the_specification_the_firmware_and_the_simulator() {
+    let spec = one(
+        r#"{"timestamp":"2026-01-07T12:00:00Z","soil_moisture":45.2,"temperature":22.5,"humidity":65.0,"light_level":800}"#,
+    );
+    assert_eq!(spec.clock, wall("2026-01-07T12:00:00Z"));
+    assert_eq!(
+        shown(&spec),
+        [
+            ("humidity", Value::Number(65.0)),
+            ("light_level", Value::Integer(800)),
+            ("soil_moisture", Value::Number(45.2)),
+            ("temperature", Value::Number(22.5)),
+        ]
+    );
+    let firmware = one(r#"{"timestamp":4294967295,"soil_moisture":45.2}"#);
+    assert_eq!(firmware.clock, DeviceClock::Counter(u32::MAX));
+    let simulator =
+        one(r#"{"temperature":21.0,"light":512,"timestamp":"2026-01-07T12:00:00.123456Z"}"#);
+    assert_eq!(simulator.clock, wall("2026-01-07T12:00:00.123456Z"));
+}
+
+#[test]
+fn every_type_nested_or_not() {
+    let sample = one(
+        r#"{"a":{"b":{"c":1},"d":[1.5,null,true]},"s":"dry","n":null,"big":18446744073709551615,"neg":-3,"x":1e3}"#,
+    );
+    assert_eq!(sample.clock, DeviceClock::None);
+    assert_eq!(
+        shown(&sample),
+        [
+            ("a.b.c", Value::Integer(1)),
+            ("a.d.0", Value::Number(1.5)),
+            ("a.d.2", Value::Flag(true)),
+            ("big", Value::Number(18_446_744_073_709_551_615.0)),
+            ("neg", Value::Integer(-3)),
+            ("s", text("dry")),
+            ("x", Value::Number(1000.0)),
+        ]
+    );
+}
+
+#[test]
+fn several_samples_in_one_message() {
+    let payload = br#"[{"ts":1767787200123,"t":1},{"time":"2026-01-07 12:00:01","t":2},{"t":3}]"#;
+    let clocks: Vec<_> =
+        decode(EventKind::Telemetry, payload).unwrap().iter().map(|sample| sample.clock).collect();
+    let expected =
+        [wall("2026-01-07T12:00:00.123Z"), wall("2026-01-07T12:00:01Z"), DeviceClock::None];
+    assert_eq!(clocks, expected);
+}
+
+#[test]
+fn times_in_every_form() {
+    let noon = "2026-01-07T12:00:00Z";
+    for (json, expected) in [
+        (r#""2026-01-07T12:00:00Z""#, wall(noon)),
+        (r#""2026-01-07T12:00:00""#, wall(noon)),
+        (r#""2026-01-07 12:00:00""#, wall(noon)),
+        (r#""2026-01-07T13:00:00+01:00""#, wall(noon)),
+        (r#""2026-01-07T12:00:00.123456789Z""#, wall("2026-01-07T12:00:00.123456Z")),
+        (r#""2026-01-07""#, wall("2026-01-07T00:00:00Z")),
+        ("1767787200", DeviceClock::Counter(1_767_787_200)),
+        (r#""1767787200""#, DeviceClock::Counter(1_767_787_200)),
+        ("1767787200.123", wall("2026-01-07T12:00:00.123Z")),
+        ("1767787200.0", wall(noon)),
+        ("1767787200000", wall(noon)),
+        ("1767787200000000", wall(noon)),
+        ("1767787200000000000", wall(noon)),
+        ("0", DeviceClock::Counter(0)),
+        ("60000", DeviceClock::Counter(60_000)),
+        ("60000.7", DeviceClock::Counter(60_000)),
+        ("4294967296", wall("2106-02-07T06:28:16Z")),
+        ("null", DeviceClock::None),
+    ] {
+        for key in TIME_KEYS {
+            assert_eq!(one(&format!(r#"{{"{key}":{json},"t":1}}"#)).clock, expected, "{json}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_understood_says_why_and_where() {
+    let long = format!(r#"{{"a":"{}"}}"#, "x".repeat(5000));
+    let deep = format!("{}1{}", r#"{"a":"#.repeat(20), "}".repeat(20));
+    let many = serde_json::to_string(&vec![1; 1001]).unwrap();
+    let many = format!(r#"{{"a":{many}}}"#);
+    let times = [r#""soon""#, "-1", "true", "{}", "[1]", "1e300", r#""""#];
+    let times = times.map(|json| (format!(r#"{{"timestamp":{json},"t":1}}"#), "timestamp"));
+    let mut cases = vec![
+        ("", Reason::EmptyPayload, "payload"),
+        ("\u{1}", Reason::NotJson, "payload"),
+        ("{\"a\":1", Reason::NotJson, "payload"),
+        ("{\"a\":NaN}", Reason::NotJson, "payload"),
+        ("{\"a\":1e999}", Reason::NotJson, "payload"),
+        ("42", Reason::NotAnObject, "payload"),
+        ("\"online\"", Reason::NotAnObject, "payload"),
+        ("[]", Reason::NoMeasurements, "payload"),
+        ("{}", Reason::NoMeasurements, "payload"),
+        ("{\"ts\":1,\"a\":null}", Reason::NoMeasurements, "payload"),
+        ("[{\"a\":1},2]", Reason::NotAnObject, "[1]"),
+        ("[{\"a\":1},{\"ts\":\"x\",\"a\":1}]", Reason::InvalidTime, "[1].ts"),
+        ("{\"\":1}", Reason::InvalidMetric, ""),
+        ("{\"a\":{\"b\\n\":1}}", Reason::InvalidMetric, "a.b\n"),
+        ("{\"a\":\"\\u0000\"}", Reason::InvalidValue, "a"),
+        (&long, Reason::InvalidValue, "a"),
+        (&many, Reason::TooMany, "a.1000"),
+    ];
+    cases.extend(times.iter().map(|(json, field)| (json.as_str(), Reason::InvalidTime, *field)));
+    for (payload, reason, field) in cases {
+        let rejected = decode(EventKind::Telemetry, payload.as_bytes()).unwrap_err();
+        assert_eq!((rejected.reason, rejected.field.as_str()), (reason, field), "{payload}");
+    }
+    let rejected = decode(EventKind::Telemetry, deep.as_bytes()).unwrap_err();
+    assert_eq!(rejected.reason, Reason::TooDeep);
+    assert_eq!(decode(EventKind::Telemetry, b"\xff").unwrap_err().reason, Reason::NotUtf8);
+}
+
+#[test]
+fn a_heartbeat_may_say_anything() {
+    let decode = |payload: &[u8]| decode(EventKind::Heartbeat, payload).unwrap();
+    for silent in [&b""[..], b"{}", b"online", b"\xff", b"42", b"[1]", b"null"] {
+        assert_eq!(decode(silent), [], "{silent:?}");
+    }
+    let firmware = decode(br#"{"timestamp":60000,"uptime":60,"rssi":-67}"#);
+    assert_eq!(firmware[0].clock, DeviceClock::Counter(60_000));
+    assert_eq!(
+        shown(&firmware[0]),
+        [("rssi", Value::Integer(-67)), ("uptime", Value::Integer(60))]
+    );
+    let odd = decode(br#"{"timestamp":"soon","status":"online","":1}"#);
+    assert_eq!(odd[0].clock, DeviceClock::None);
+    assert_eq!(shown(&odd[0]), [("status", text("online"))]);
+}
+
+proptest! {
+    #[test]
+    fn never_panics(payload in prop::collection::vec(any::<u8>(), 0..200)) {
+        drop(decode(EventKind::Telemetry, &payload));
+        drop(decode(EventKind::Heartbeat, &payload));
+    }
+
+    /// What comes out of a flat object is what went in, and nothing else.
+    #[test]
+    fn never_invents(fields in prop::collection::btree_map("[a-s_]{1,8}", any::<i64>(), 1..20)) {
+        let payload = serde_json::to_vec(&fields).unwrap();
+        let samples = decode(EventKind::Telemetry, &payload).unwrap();
+        let expected: Vec<_> =
+            fields.iter().map(|(key, value)| (key.as_str(), Value::Integer(*value))).collect();
+        prop_assert_eq!(shown(&samples[0]), expected);
+    }
+}

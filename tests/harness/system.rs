@@ -1,0 +1,135 @@
+//! Broker, store and bridge, each a process, with data of their own.
+
+use anyhow::Context;
+use tempfile::TempDir;
+
+use crate::{Client, Device, Mosquitto, PostgresDatabase, Process, free_port, health_becomes};
+
+/// Which database a system has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Database {
+    /// The embedded one.
+    Sqlite,
+    /// The real one.
+    Timescale,
+}
+
+/// A running system.
+#[derive(Debug)]
+pub struct System {
+    /// The broker.
+    pub broker: Mosquitto,
+    /// The store's process, if it runs.
+    pub store: Option<Process>,
+    /// The bridge's process, if it runs.
+    pub bridge: Option<Process>,
+    /// The TimescaleDB database, if that is what it has.
+    pub postgres: Option<PostgresDatabase>,
+    folder: TempDir,
+    store_port: u16,
+    bridge_port: u16,
+    password: String,
+    bridge_broker: Option<u16>,
+}
+
+impl System {
+    /// Starts everything and waits until it serves.
+    pub async fn start(database: Database) -> anyhow::Result<Self> {
+        let mut system = Self::start_store(database).await?;
+        system.start_bridge()?;
+        health_becomes(&system.bridge_address(), true).await?;
+        Ok(system)
+    }
+
+    /// Starts everything but the bridge.
+    pub async fn start_store(database: Database) -> anyhow::Result<Self> {
+        let postgres = match database {
+            Database::Sqlite => None,
+            Database::Timescale => Some(PostgresDatabase::create().await?),
+        };
+        let mut system = Self {
+            broker: Mosquitto::start().await?,
+            store: None,
+            bridge: None,
+            postgres,
+            folder: TempDir::new()?,
+            store_port: free_port()?,
+            bridge_port: free_port()?,
+            password: Mosquitto::PASSWORD.to_owned(),
+            bridge_broker: None,
+        };
+        if system.postgres.is_some() {
+            let variables = [("DATABASE_URL", system.database_url())];
+            let mut migrate = Process::start_with("telemetry-store", &["migrate"], &variables)?;
+            anyhow::ensure!(migrate.ended().await?.success(), "{:?}", migrate.log());
+        }
+        system.restart_store().await?;
+        Ok(system)
+    }
+
+    /// Starts the store (again) and waits until it serves. One that runs is killed.
+    pub async fn restart_store(&mut self) -> anyhow::Result<()> {
+        drop(self.store.take());
+        let variables =
+            [("DATABASE_URL", self.database_url()), ("STORE_LISTEN", self.store_address())];
+        self.store = Some(Process::start("telemetry-store", &variables)?);
+        health_becomes(&self.store_address(), true).await
+    }
+
+    /// Starts the bridge (again) without waiting. One that runs is killed.
+    pub fn start_bridge(&mut self) -> anyhow::Result<()> {
+        drop(self.bridge.take());
+        let variables = [
+            ("MQTT_HOST", "127.0.0.1".to_owned()),
+            ("MQTT_PORT", self.bridge_broker.unwrap_or(self.broker.port()).to_string()),
+            ("MQTT_CLIENT_ID", "bridge".to_owned()),
+            ("MQTT_BACKEND_PASSWORD", self.password.clone()),
+            ("STORE_URL", format!("http://{}", self.store_address())),
+            ("BRIDGE_LISTEN", self.bridge_address()),
+        ];
+        self.bridge = Some(Process::start("mqtt-bridge", &variables)?);
+        Ok(())
+    }
+
+    /// Lets the bridge use another password from its next start on.
+    pub fn set_password(&mut self, password: &str) {
+        password.clone_into(&mut self.password);
+    }
+
+    /// Lets the bridge use another broker from its next start on.
+    pub fn set_broker(&mut self, port: u16) {
+        self.bridge_broker = Some(port);
+    }
+
+    /// Where the store serves.
+    pub fn store_address(&self) -> String {
+        format!("127.0.0.1:{}", self.store_port)
+    }
+
+    /// Where the bridge tells its health.
+    pub fn bridge_address(&self) -> String {
+        format!("127.0.0.1:{}", self.bridge_port)
+    }
+
+    /// The bridge's process.
+    pub fn bridge(&self) -> anyhow::Result<&Process> {
+        self.bridge.as_ref().context("the bridge does not run")
+    }
+
+    /// A client of the store.
+    pub async fn client(&self) -> anyhow::Result<Client> {
+        Client::connect(&self.store_address()).await
+    }
+
+    /// A device of the broker.
+    pub fn device(&self) -> Device {
+        Device::of(&self.broker)
+    }
+
+    fn database_url(&self) -> String {
+        match &self.postgres {
+            Some(postgres) => postgres.url(),
+            None => format!("sqlite://{}/telemetry.db", self.folder.path().display()),
+        }
+    }
+}
