@@ -12,7 +12,7 @@ impl From<&Event> for v1::IngestEvent {
         Self {
             device_id: event.device.as_str().to_owned(),
             kind: v1::EventKind::from(event.kind).into(),
-            received: Some(timestamp(event.received)),
+            received: Some(wire_timestamp(event.received)),
             samples: event.samples.iter().map(Into::into).collect(),
         }
     }
@@ -22,7 +22,7 @@ impl From<&Sample> for v1::Sample {
     fn from(sample: &Sample) -> Self {
         let clock = match sample.clock {
             DeviceClock::None => None,
-            DeviceClock::Wall(time) => Some(v1::sample::Clock::Time(timestamp(time))),
+            DeviceClock::Wall(time) => Some(v1::sample::Clock::Time(wire_timestamp(time))),
             DeviceClock::Counter(count) => Some(v1::sample::Clock::Counter(count)),
         };
         Self { clock, measurements: sample.measurements.iter().map(Into::into).collect() }
@@ -54,7 +54,7 @@ impl From<Reading> for v1::Reading {
         Self {
             metric: reading.metric.as_str().to_owned(),
             value: Some(value),
-            time: Some(timestamp(reading.time)),
+            time: Some(wire_timestamp(reading.time)),
             time_source: v1::TimeSource::from(reading.time_source).into(),
         }
     }
@@ -65,9 +65,9 @@ impl From<StoredEvent> for v1::Event {
         Self {
             device_id: event.device.as_str().to_owned(),
             kind: v1::EventKind::from(event.kind).into(),
-            time: Some(timestamp(event.time)),
+            time: Some(wire_timestamp(event.time)),
             time_source: v1::TimeSource::from(event.time_source).into(),
-            received: Some(timestamp(event.received)),
+            received: Some(wire_timestamp(event.received)),
             readings: event.readings.into_iter().map(Into::into).collect(),
         }
     }
@@ -77,9 +77,9 @@ impl From<Device> for v1::Device {
     fn from(device: Device) -> Self {
         Self {
             device_id: device.id.as_str().to_owned(),
-            first_seen: Some(timestamp(device.first_seen)),
-            last_seen: Some(timestamp(device.last_seen)),
-            last_heartbeat: device.last_heartbeat.map(timestamp),
+            first_seen: Some(wire_timestamp(device.first_seen)),
+            last_seen: Some(wire_timestamp(device.last_seen)),
+            last_heartbeat: device.last_heartbeat.map(wire_timestamp),
         }
     }
 }
@@ -93,7 +93,7 @@ impl From<MetricName> for v1::Metric {
 impl From<Bucket> for v1::Bucket {
     fn from(bucket: Bucket) -> Self {
         Self {
-            start_time: Some(timestamp(bucket.start)),
+            start_time: Some(wire_timestamp(bucket.start)),
             count: bucket.count,
             min: bucket.min,
             max: bucket.max,
@@ -123,7 +123,8 @@ impl From<TimeSource> for v1::TimeSource {
     }
 }
 
-fn timestamp(time: Timestamp) -> prost_types::Timestamp {
+/// The instant on the wire.
+pub fn wire_timestamp(time: Timestamp) -> prost_types::Timestamp {
     let micros = time.micros();
     prost_types::Timestamp {
         seconds: micros.div_euclid(1_000_000),

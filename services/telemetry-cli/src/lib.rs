@@ -1,1 +1,77 @@
-//! placeholder
+//! A client of the telemetry store for people and pipes, and a simulator of devices.
+
+mod output;
+mod query;
+pub mod simulate;
+mod store;
+mod times;
+mod watch;
+
+use std::io::Write;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{output::Output, store::Store};
+
+/// Ask a telemetry store, watch devices live, or simulate some.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "telemetry", version, about)]
+pub struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args, Clone, Debug)]
+struct Common {
+    /// URL of the telemetry store.
+    #[arg(long, global = true, env = "STORE_URL", default_value = "http://localhost:50051")]
+    store: String,
+    /// Print JSON, a line each, instead of a table.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Command {
+    /// List the devices.
+    Devices,
+    /// List the metrics of a device, or of all.
+    Metrics {
+        /// The device.
+        device: Option<String>,
+    },
+    /// Show the newest reading of each metric of a device.
+    Latest {
+        /// The device.
+        device: String,
+    },
+    /// List readings of a device.
+    Readings(query::ReadingsArgs),
+    /// Summarize a metric of a device in buckets.
+    Summarize(query::SummarizeArgs),
+    /// Follow a device live, over disconnects.
+    Watch(watch::WatchArgs),
+    /// Pretend to be some devices.
+    Simulate(simulate::SimulateArgs),
+}
+
+/// Does what was asked, and writes what there is to say to `out`.
+pub async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> anyhow::Result<()> {
+    let Cli { common: Common { store, json }, command } = cli;
+    let mut output = Output::new(out, json);
+    if let Command::Simulate(args) = command {
+        return simulate::run(args.check()?, std::future::pending()).await;
+    }
+    let store = Store::connect(&store)?;
+    match command {
+        Command::Devices => query::devices(&store, &mut output).await,
+        Command::Metrics { device } => query::metrics(&store, device, &mut output).await,
+        Command::Latest { device } => query::latest(&store, device, &mut output).await,
+        Command::Readings(args) => query::readings(&store, args, &mut output).await,
+        Command::Summarize(args) => query::summarize(&store, args, &mut output).await,
+        Command::Watch(args) => watch::watch(&store, args, &mut output).await,
+        Command::Simulate(_) => Ok(()),
+    }
+}

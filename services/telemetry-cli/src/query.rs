@@ -1,0 +1,160 @@
+//! The commands that ask once.
+
+use std::time::Duration;
+
+use clap::Args;
+use service_kit::duration;
+use telemetry_model::Timestamp;
+use telemetry_proto::v1;
+
+use crate::{
+    output::{self, Output, Row},
+    store::Store,
+    times::When,
+};
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ReadingsArgs {
+    /// The device.
+    device: String,
+    /// Only this metric; may be given several times.
+    #[arg(long)]
+    metric: Vec<String>,
+    /// From when: a time, or how long ago.
+    #[arg(long, default_value = "24h")]
+    since: When,
+    /// Until when: a time, how long ago, or now.
+    #[arg(long, default_value = "now")]
+    until: When,
+    /// The newest first.
+    #[arg(long)]
+    newest: bool,
+    /// How many at most.
+    #[arg(long, default_value_t = 1000)]
+    limit: usize,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SummarizeArgs {
+    /// The device.
+    device: String,
+    /// The metric.
+    metric: String,
+    /// From when: a time, or how long ago.
+    #[arg(long, default_value = "24h")]
+    since: When,
+    /// Until when: a time, how long ago, or now.
+    #[arg(long, default_value = "now")]
+    until: When,
+    /// The width of a bucket.
+    #[arg(long, default_value = "1h", value_parser = duration::parse)]
+    width: Duration,
+}
+
+pub(crate) async fn devices(store: &Store, output: &mut Output<'_>) -> anyhow::Result<()> {
+    let mut page_token = String::new();
+    loop {
+        let request = v1::ListDevicesRequest { page_size: 1000, page_token };
+        let page = store.query().list_devices(request).await;
+        let page = page.map_err(|status| store.explain(&status))?.into_inner();
+        output.rows(page.devices.into_iter().map(device).collect())?;
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+fn device(device: v1::Device) -> Row {
+    vec![
+        ("device", device.device_id.into()),
+        ("first_seen", output::time(device.first_seen)),
+        ("last_seen", output::time(device.last_seen)),
+        ("last_heartbeat", output::time(device.last_heartbeat)),
+    ]
+}
+
+pub(crate) async fn metrics(
+    store: &Store,
+    device: Option<String>,
+    output: &mut Output<'_>,
+) -> anyhow::Result<()> {
+    let request = v1::ListMetricsRequest { device_id: device.unwrap_or_default() };
+    let answer = store.query().list_metrics(request).await;
+    let metrics = answer.map_err(|status| store.explain(&status))?.into_inner().metrics;
+    output.rows(metrics.into_iter().map(|metric| vec![("metric", metric.metric.into())]).collect())
+}
+
+pub(crate) async fn latest(
+    store: &Store,
+    device: String,
+    output: &mut Output<'_>,
+) -> anyhow::Result<()> {
+    let request = v1::GetLatestReadingsRequest { device_id: device, metrics: Vec::new() };
+    let answer = store.query().get_latest_readings(request).await;
+    let readings = answer.map_err(|status| store.explain(&status))?.into_inner().readings;
+    output.rows(readings.into_iter().map(output::reading).collect())
+}
+
+pub(crate) async fn readings(
+    store: &Store,
+    args: ReadingsArgs,
+    output: &mut Output<'_>,
+) -> anyhow::Result<()> {
+    let order = if args.newest { v1::Order::NewestFirst } else { v1::Order::OldestFirst };
+    let mut request = v1::ListReadingsRequest {
+        device_id: args.device,
+        metrics: args.metric,
+        start_time: Some(wire(args.since)),
+        end_time: Some(wire(args.until)),
+        order: order.into(),
+        page_size: 0,
+        page_token: String::new(),
+    };
+    let mut left = args.limit;
+    while left > 0 {
+        request.page_size = i32::try_from(left.min(10_000)).unwrap_or(10_000);
+        let answer = store.query().list_readings(request.clone()).await;
+        let page = answer.map_err(|status| store.explain(&status))?.into_inner();
+        left -= page.readings.len().min(left);
+        output.rows(page.readings.into_iter().map(output::reading).collect())?;
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn summarize(
+    store: &Store,
+    args: SummarizeArgs,
+    output: &mut Output<'_>,
+) -> anyhow::Result<()> {
+    let request = v1::SummarizeReadingsRequest {
+        device_id: args.device,
+        metric: args.metric,
+        start_time: Some(wire(args.since)),
+        end_time: Some(wire(args.until)),
+        bucket_width: prost_types::Duration::try_from(args.width).ok(),
+    };
+    let answer = store.query().summarize_readings(request).await;
+    let buckets = answer.map_err(|status| store.explain(&status))?.into_inner().buckets;
+    output.rows(buckets.into_iter().map(bucket).collect())
+}
+
+fn bucket(bucket: v1::Bucket) -> Row {
+    vec![
+        ("start", output::time(bucket.start_time)),
+        ("count", bucket.count.into()),
+        ("min", bucket.min.into()),
+        ("max", bucket.max.into()),
+        ("avg", bucket.avg.into()),
+        ("first", bucket.first.into()),
+        ("last", bucket.last.into()),
+    ]
+}
+
+fn wire(when: When) -> prost_types::Timestamp {
+    telemetry_proto::wire_timestamp(Timestamp::from(when))
+}

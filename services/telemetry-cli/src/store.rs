@@ -1,0 +1,44 @@
+//! The store as the commands see it, with errors that say what to do.
+
+use telemetry_proto::v1::{
+    query_service_client::QueryServiceClient, watch_service_client::WatchServiceClient,
+};
+use tonic::{Code, Status, transport::Channel};
+use tonic_types::StatusExt;
+
+/// A connection to a store.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    url: String,
+    channel: Channel,
+}
+
+impl Store {
+    pub(crate) fn connect(url: &str) -> anyhow::Result<Self> {
+        let channel = service_kit::channel::connect(url)
+            .map_err(|_| anyhow::anyhow!("--store {url:?} is not a URL like http://host:50051"))?;
+        Ok(Self { url: url.to_owned(), channel })
+    }
+
+    pub(crate) fn query(&self) -> QueryServiceClient<Channel> {
+        QueryServiceClient::new(self.channel.clone()).max_decoding_message_size(64 * 1024 * 1024)
+    }
+
+    pub(crate) fn watch(&self) -> WatchServiceClient<Channel> {
+        WatchServiceClient::new(self.channel.clone()).max_decoding_message_size(64 * 1024 * 1024)
+    }
+
+    /// What a status means to the person who asked.
+    pub(crate) fn explain(&self, status: &Status) -> anyhow::Error {
+        let (url, message) = (&self.url, status.message());
+        if status.code() == Code::Unavailable && status.get_details_retry_info().is_none() {
+            return anyhow::anyhow!("cannot reach the store at {url}: is it running? (cargo dev)");
+        }
+        match status.code() {
+            Code::InvalidArgument | Code::NotFound | Code::OutOfRange => {
+                anyhow::anyhow!("{message}")
+            }
+            code => anyhow::anyhow!("the store at {url} says: {message} ({code:?})"),
+        }
+    }
+}
