@@ -1,6 +1,11 @@
 //! The whole system from outside, by what it promises.
 
-#![expect(clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+#![expect(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 mod connection;
 mod payloads;

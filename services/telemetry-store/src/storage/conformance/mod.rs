@@ -1,1 +1,142 @@
-//! placeholder
+//! The one suite that every storage passes: each case is written once and run on each backend.
+
+mod appends;
+mod log;
+mod reads;
+mod times;
+
+use std::sync::Arc;
+
+use secrecy::SecretString;
+use service_kit::lifecycle::Lifecycle;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use telemetry_model::{
+    DeviceClock, DeviceId, Event, EventKind, Measurement, MetricName, Reading, Sample, Timestamp,
+    Value,
+};
+use tempfile::TempDir;
+
+use super::{Storage, migrate, open};
+
+/// A fresh database and a storage on it.
+struct Fresh {
+    storage: Arc<dyn Storage>,
+    url: SecretString,
+    background: Lifecycle,
+    _folder: Option<TempDir>,
+    drop_database: Option<(String, String)>,
+}
+
+impl Fresh {
+    async fn sqlite() -> Self {
+        let folder = TempDir::new().unwrap();
+        let url = format!("sqlite://{}/telemetry.db", folder.path().display());
+        Self::open(url, Some(folder), None).await
+    }
+
+    async fn timescaledb() -> Self {
+        let server = std::env::var("TELEMETRY_TEST_POSTGRES_URL")
+            .expect("TELEMETRY_TEST_POSTGRES_URL is not set: run tests/run");
+        let name = format!("telemetry_store_{:016x}", fastrand::u64(..));
+        let mut connection = PgConnection::connect(&server).await.unwrap();
+        connection.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
+        let url = format!("{}/{name}", server.rsplit_once('/').unwrap().0);
+        Self::open(url, None, Some((server, name))).await
+    }
+
+    async fn open(
+        url: String,
+        folder: Option<TempDir>,
+        drop_database: Option<(String, String)>,
+    ) -> Self {
+        let (url, background) = (SecretString::from(url), Lifecycle::new());
+        migrate(&url).await.unwrap();
+        let storage = open(&url, &background).await.unwrap();
+        Self { storage, url, background, _folder: folder, drop_database }
+    }
+
+    /// Closes the storage and opens the database anew, as a restarted process would.
+    async fn reopen(&mut self) {
+        self.storage.close().await;
+        self.storage = open(&self.url, &self.background).await.unwrap();
+    }
+
+    async fn close(self) {
+        self.background.stop();
+        assert!(self.background.drained().await);
+        self.storage.close().await;
+        if let Some((server, name)) = self.drop_database {
+            let mut connection = PgConnection::connect(&server).await.unwrap();
+            let drop_it = format!("DROP DATABASE {name} WITH (FORCE)");
+            connection.execute(AssertSqlSafe(drop_it)).await.unwrap();
+        }
+    }
+}
+
+/// Stamps each case for each backend.
+macro_rules! on_each_backend {
+    ($($name:ident),+ $(,)?) => {
+        mod sqlite { $(
+            #[tokio::test]
+            async fn $name() {
+                let mut fresh = crate::storage::conformance::Fresh::sqlite().await;
+                super::$name(&mut fresh).await;
+                fresh.close().await;
+            }
+        )+ }
+        mod timescaledb { $(
+            #[tokio::test]
+            async fn $name() {
+                let mut fresh = crate::storage::conformance::Fresh::timescaledb().await;
+                super::$name(&mut fresh).await;
+                fresh.close().await;
+            }
+        )+ }
+    };
+}
+use on_each_backend;
+
+/// 2026-01-07T12:00:00Z plus so many seconds.
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_micros((1_767_787_200 + seconds) * 1_000_000).unwrap()
+}
+
+fn device(id: &str) -> DeviceId {
+    DeviceId::parse(id).unwrap()
+}
+
+fn metric(name: &str) -> MetricName {
+    MetricName::parse(name).unwrap()
+}
+
+fn sample(clock: DeviceClock, values: &[(&str, Value)]) -> Sample {
+    let measurement = |(name, value): &(&str, Value)| {
+        let metric = metric(name);
+        Measurement { metric, value: value.clone() }
+    };
+    Sample { clock, measurements: values.iter().map(measurement).collect() }
+}
+
+/// A telemetry event that says its time, received a second later.
+fn telemetry(id: &str, seconds: i64, values: &[(&str, Value)]) -> Event {
+    let samples = vec![sample(DeviceClock::Wall(at(seconds)), values)];
+    Event { device: device(id), kind: EventKind::Telemetry, received: at(seconds + 1), samples }
+}
+
+fn heartbeat(id: &str, seconds: i64, samples: Vec<Sample>) -> Event {
+    Event { device: device(id), kind: EventKind::Heartbeat, received: at(seconds), samples }
+}
+
+/// Everything stored of a device, oldest first.
+async fn all(storage: &Arc<dyn Storage>, id: &str) -> Vec<Reading> {
+    let range = telemetry_model::TimeRange { start: Timestamp::MIN, end: Timestamp::MAX };
+    let query = telemetry_model::ReadingQuery {
+        device: device(id),
+        metrics: vec![],
+        range,
+        order: telemetry_model::Order::OldestFirst,
+        after: None,
+        limit: 100_000,
+    };
+    storage.readings(&query).await.unwrap()
+}
