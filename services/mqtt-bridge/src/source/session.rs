@@ -3,9 +3,9 @@
 use std::{pin::Pin, time::Duration};
 
 use rumqttc::{
-    AckMode, IncomingPacketSizeLimit, MqttOptions, PersistedAckMode, PersistedSession, QoS,
-    RetainForwardRule, SessionMode, SessionStore, SessionStoreError, SessionStoreKey,
-    SubscribeFilter, TlsConfiguration, Transport,
+    AckMode, IncomingPacketSizeLimit, MqttOptions, NetworkOptions, PersistedAckMode,
+    PersistedSession, QoS, RetainForwardRule, SessionMode, SessionStore, SessionStoreError,
+    SessionStoreKey, SubscribeFilter, TlsConfiguration, Transport,
 };
 use service_kit::secret::ExposeSecret;
 
@@ -26,6 +26,10 @@ const OUTGOING_IN_FLIGHT: u16 = 1;
 pub(super) fn options(broker: &Broker) -> anyhow::Result<MqttOptions> {
     let mut options =
         MqttOptions::new(broker.client_id.as_str(), (broker.host.as_str(), broker.port));
+    // Acknowledgements are small and must not wait for each other.
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    options.set_network_options(network);
     let expiry = u32::try_from(SESSION_EXPIRY.as_secs()).unwrap_or(u32::MAX);
     options
         .set_keep_alive(KEEP_ALIVE_S)

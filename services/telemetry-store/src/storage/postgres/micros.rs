@@ -10,7 +10,7 @@ use sqlx::{
 };
 
 /// Microseconds from 1970, which the model counts from, to 2000, which PostgreSQL counts from.
-pub(super) const EPOCH_OFFSET: i64 = 946_684_800_000_000;
+const EPOCH_OFFSET: i64 = 946_684_800_000_000;
 
 /// Microseconds since 1970, kept as `timestamptz`.
 #[derive(Clone, Copy, Debug)]

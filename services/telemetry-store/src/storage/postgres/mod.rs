@@ -1,6 +1,11 @@
-//! TimescaleDB: several connections, several replicas, `COPY` in, `NOTIFY` out.
+//! TimescaleDB: several connections, several replicas, arrays in, `NOTIFY` out.
+//!
+//! Rows go in as arrays, not by `COPY`, though PostgreSQL takes `COPY` faster: the driver leaves
+//! Nagle's algorithm on, and the message that ends a `COPY` then waits for the server's delayed
+//! acknowledgement of the rows, 44 ms each time. Measured over loopback, 20,000 messages: 88 ms an
+//! append with two `COPY`s, of which 3 ms were work.
 
-mod copy;
+mod columns;
 mod feed;
 mod micros;
 mod prune;

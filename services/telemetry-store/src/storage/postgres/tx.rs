@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use sqlx::{Executor, FromRow, PgPool, Transaction};
 use telemetry_model::{Partition, Value};
 
-use super::{copy, micros::Micros};
+use super::{columns::ReadingColumns, micros::Micros};
 use crate::{
     clock_repair::Boot,
     error::Result,
@@ -31,13 +31,6 @@ pub(super) struct PgTx<'a> {
 impl<'a> PgTx<'a> {
     pub(super) async fn begin(pool: &PgPool, instance: &'a str) -> Result<Self> {
         Ok(Self { tx: pool.begin().await?, instance })
-    }
-
-    async fn copy(&mut self, statement: &'static str, rows: Vec<u8>) -> sqlx::Result<()> {
-        let mut copy = self.tx.copy_in_raw(statement).await?;
-        copy.send(rows).await?;
-        copy.finish().await?;
-        Ok(())
     }
 }
 
@@ -117,8 +110,10 @@ impl AppendTx for PgTx<'_> {
     }
 
     async fn insert_readings(&mut self, rows: &[Row<'_>]) -> Result<bool> {
+        let columns = ReadingColumns::of(rows);
         self.tx.execute("SAVEPOINT readings").await?;
-        match self.copy(copy::COPY_READINGS, copy::readings(rows)).await {
+        let inserted = columns.insert(&mut self.tx).await;
+        match inserted {
             Ok(()) => {
                 self.tx.execute("RELEASE SAVEPOINT readings").await?;
                 Ok(true)
@@ -134,9 +129,22 @@ impl AppendTx for PgTx<'_> {
     }
 
     async fn insert_log(&mut self, rows: &[LogRow]) -> Result<()> {
-        if !rows.is_empty() {
-            self.copy(copy::COPY_LOG, copy::log(rows)).await?;
+        if rows.is_empty() {
+            return Ok(());
         }
+        let partitions: Vec<_> = rows.iter().map(|row| row.cursor.partition).collect();
+        sqlx::query(
+            "INSERT INTO device_log (received, position, device_id, log_partition, event)
+             SELECT * FROM unnest($1::timestamptz[], $2::bigint[], $3::integer[],
+                                  $4::smallint[], $5::bytea[])",
+        )
+        .bind(rows.iter().map(|row| Micros(row.received.micros())).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.cursor.position).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.device).collect::<Vec<_>>())
+        .bind(numbers(&partitions))
+        .bind(rows.iter().map(|row| row.record.as_slice()).collect::<Vec<_>>())
+        .execute(&mut *self.tx)
+        .await?;
         Ok(())
     }
 
