@@ -84,6 +84,7 @@ fn wire_types_stay_at_the_edge() {
     let rooms = [
         "proto/",
         "services/telemetry-store/src/grpc/",
+        "services/telemetry-store/tests/",
         "services/mqtt-bridge/src/uplink.rs",
         "services/telemetry-cli/",
         "tests/",

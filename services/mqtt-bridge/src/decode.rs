@@ -3,8 +3,9 @@
 //! Telemetry is a JSON object, which is one sample, or an array of objects, which are several.
 //! Keys are metrics; those of nested objects and the indices of nested arrays are joined with `.`;
 //! null says nothing. If a key comes twice the last one counts, as in most parsers. The time stands
-//! under `timestamp`, `ts` or `time`, see [`time`]. A heartbeat may say anything: what can be
-//! understood of it is kept, the rest is not missed.
+//! under `timestamp`, `ts` or `time`, see [`time`]. One value that cannot be understood rejects the
+//! message, but samples that say nothing are skipped as long as others say something. A heartbeat
+//! may say anything: what can be understood of it is kept, the rest is not missed.
 
 mod time;
 
@@ -15,7 +16,7 @@ use telemetry_proto::{MAX_MEASUREMENTS, MAX_SAMPLES};
 use crate::rejected::{Reason, Rejected};
 
 /// Objects and arrays may be nested so deep.
-const MAX_DEPTH: usize = 16;
+const MAX_DEPTH: usize = 32;
 /// Where the time of a sample may stand, in order of preference. None of them is a metric.
 const TIME_KEYS: [&str; 3] = ["timestamp", "ts", "time"];
 
@@ -29,18 +30,21 @@ pub(crate) fn decode(kind: EventKind, payload: &[u8]) -> Result<Vec<Sample>, Rej
 
 fn telemetry(payload: &[u8]) -> Result<Vec<Sample>, Rejected> {
     let reject = |reason, detail: &str| Err(Rejected::new(reason, "payload", detail));
-    match parse(payload)? {
-        Json::Object(object) => Ok(vec![sample(&object)?]),
-        Json::Array(items) if items.is_empty() => {
-            reject(Reason::NoMeasurements, "the array is empty")
-        }
+    let mut samples = match parse(payload)? {
+        Json::Object(object) => vec![sample(&object)?],
         Json::Array(items) if items.len() > MAX_SAMPLES => {
             let detail = format!("holds {} samples, more than {MAX_SAMPLES}", items.len());
-            reject(Reason::TooMany, &detail)
+            return reject(Reason::TooMany, &detail);
         }
-        Json::Array(items) => items.iter().enumerate().map(item).collect(),
-        _ => reject(Reason::NotAnObject, "must be a JSON object, or an array of them"),
+        Json::Array(items) => items.iter().enumerate().map(item).collect::<Result<_, _>>()?,
+        _ => return reject(Reason::NotAnObject, "must be a JSON object, or an array of them"),
+    };
+    samples.retain(|sample| !sample.measurements.is_empty());
+    if samples.is_empty() {
+        let detail = "holds no number, flag or text besides its time";
+        return reject(Reason::NoMeasurements, detail);
     }
+    Ok(samples)
 }
 
 fn item((n, item): (usize, &Json)) -> Result<Sample, Rejected> {
@@ -91,10 +95,6 @@ fn sample(object: &Map<String, Json>) -> Result<Sample, Rejected> {
     for (key, value) in fields(object) {
         flatten(key, value, 1, &mut measurements)?;
     }
-    if measurements.is_empty() {
-        let detail = "holds no number, flag or text besides its time";
-        return Err(Rejected::new(Reason::NoMeasurements, "payload", detail));
-    }
     Ok(Sample { clock, measurements })
 }
 
@@ -105,12 +105,14 @@ fn fields(object: &Map<String, Json>) -> impl Iterator<Item = (&str, &Json)> {
 }
 
 fn clock(object: &Map<String, Json>) -> Result<DeviceClock, Rejected> {
-    let said = TIME_KEYS.iter().find_map(|key| Some((key, object.get(*key)?)));
-    let Some((key, value)) = said else { return Ok(DeviceClock::None) };
+    let said = |key: &'static str| Some((key, object.get(key).filter(|value| !value.is_null())?));
+    let Some((key, value)) = TIME_KEYS.into_iter().find_map(said) else {
+        return Ok(DeviceClock::None);
+    };
     time::clock(value).ok_or_else(|| {
         let detail = "is not an ISO 8601 time, nor a number of s, ms, us or ns since 1970 or of \
                       ms since the device booted";
-        Rejected::new(Reason::InvalidTime, *key, detail)
+        Rejected::new(Reason::InvalidTime, key, detail)
     })
 }
 

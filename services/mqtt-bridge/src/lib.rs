@@ -1,17 +1,18 @@
 //! MQTT in, gRPC out.
 //!
-//! The path of a message: the [`source`] keeps the session with the broker and hands over what is
-//! published; the [`topic`] says which device sent it and which kind it is; [`decode`] makes an
-//! event of it, or a rejection, which is logged and counted ([`rejected`]); either enters the
-//! [`window`] of deliveries that the broker is owed an acknowledgement for. The [`uplink`] sends
-//! the window's events to the store and, when the store says that they are committed, releases
-//! their acknowledgements to the broker, in the order of receipt.
+//! The path of a message: the `source` keeps the session with the broker and hands over what is
+//! published; the `intake` makes an event of it, or a rejection: the `topic` says which device sent
+//! it and which kind it is, `decode` what it says. A rejection is counted and logged (`rejected`);
+//! either enters the `window` of deliveries that the broker is owed an acknowledgement for. The
+//! `uplink` sends the window's events to the store and, when the store says that they are
+//! committed, releases their acknowledgements to the broker, in the order of receipt.
 //!
 //! Nothing is acknowledged that is not committed, and nothing is kept on disk: what is lost with
 //! this process the broker sends again.
 
 mod backoff;
 mod decode;
+mod intake;
 mod link;
 mod rejected;
 mod settings;
@@ -20,37 +21,57 @@ mod topic;
 mod uplink;
 mod window;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use service_kit::{health::Health, lifecycle::Lifecycle};
 use telemetry_model::SystemClock;
 use tokio::{net::TcpListener, time::timeout};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::TcpIncoming};
 
-pub use crate::settings::{Cli, Settings};
-use crate::{link::Link, settings::Checked, source::Source, uplink::Uplink};
+pub use crate::settings::{BrokerSettings, Cli, Settings};
+use crate::{link::Link, source::Source, uplink::Uplink, window::Limits};
 
 /// How long the store may take to acknowledge what it was sent, once we are stopping.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+/// How long those who watch our health may take to hang up after that.
+const HEALTH_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Runs a bridge with these settings until the lifecycle stops.
+pub async fn run(settings: Settings, lifecycle: Lifecycle) -> anyhow::Result<()> {
+    Bridge::bind(settings).await?.run(lifecycle).await
+}
 
 /// A bridge with checked settings and its health port, ready to run.
-#[derive(Debug)]
 pub struct Bridge {
     listener: TcpListener,
     local_addr: SocketAddr,
-    settings: Checked,
+    link: Arc<Link>,
+    source: Source,
+    uplink: Uplink,
+}
+
+/// Without the settings, some of which are secret.
+impl fmt::Debug for Bridge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bridge").field("local_addr", &self.local_addr).finish_non_exhaustive()
+    }
 }
 
 impl Bridge {
     /// Checks the settings and opens the health port.
     pub async fn bind(settings: Settings) -> anyhow::Result<Self> {
         let settings = settings.check()?;
+        let limits = Limits { owed: settings.window.into(), bytes: settings.window_bytes };
+        let link = Arc::new(Link::new(limits));
+        let source = Source::new(&settings, Arc::clone(&link), Arc::new(SystemClock))?;
+        let uplink = Uplink::new(&settings.store_url, Arc::clone(&link))?;
         let listener = TcpListener::bind(settings.listen)
             .await
             .with_context(|| format!("cannot listen on {} (BRIDGE_LISTEN)", settings.listen))?;
         let local_addr = listener.local_addr()?;
-        Ok(Self { listener, local_addr, settings })
+        Ok(Self { listener, local_addr, link, source, uplink })
     }
 
     /// The address of the health service, with the port that was chosen if 0 was asked for.
@@ -61,28 +82,13 @@ impl Bridge {
     /// Carries messages until the lifecycle stops; then takes no more, waits for the last
     /// acknowledgements and leaves the broker, which keeps the session.
     pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
-        let Self { listener, settings, .. } = self;
-        let link = Arc::new(Link::default());
+        let Self { listener, link, source, uplink, .. } = self;
         // Ends the tasks below once the window is drained.
         let drained = Lifecycle::new();
-        let source = Source::new(&settings, Arc::clone(&link), Arc::new(SystemClock))?;
-        let uplink = Uplink::new(&settings.store_url, Arc::clone(&link))?;
         drained.spawn("mqtt source", source.run(lifecycle.token(), drained.token()));
         drained.spawn("uplink", uplink.run(drained.token()));
-
-        let (health, service) = Health::new(&["mqtt-bridge"]).await;
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let stopped = drained.clone();
-        drained.spawn("health", async move {
-            let server = Server::builder().add_service(service);
-            server.serve_with_incoming_shutdown(incoming, async { stopped.stopping().await }).await
-        });
-        let (reported, ready) = (Arc::clone(&link), lifecycle.token());
-        drained.spawn("readiness", async move {
-            ready.run_until_cancelled(reported.report(&health)).await;
-            health.set(false).await;
-            Ok::<_, anyhow::Error>(())
-        });
+        let reported = Arc::clone(&link);
+        drained.spawn("health", report(listener, reported, lifecycle.token(), drained.token()));
 
         tokio::select! {
             () = lifecycle.stopping() => {}
@@ -95,4 +101,28 @@ impl Bridge {
         anyhow::ensure!(drained.drained().await, "a task failed");
         Ok(())
     }
+}
+
+/// Serves our health until the end: true until we are stopping, not serving from then on.
+async fn report(
+    listener: TcpListener,
+    link: Arc<Link>,
+    stopping: CancellationToken,
+    end: CancellationToken,
+) -> anyhow::Result<()> {
+    let (health, service) = Health::new(&["mqtt-bridge"]).await;
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let server = Server::builder().add_service(service);
+    let mut server = pin!(server.serve_with_incoming_shutdown(incoming, end.cancelled()));
+    let reported = async {
+        stopping.run_until_cancelled(link.report(&health)).await;
+        health.set(false).await;
+        end.cancelled().await;
+    };
+    tokio::select! {
+        ended = &mut server => return ended.context("serving health"),
+        () = reported => {}
+    }
+    // A stream of grpc.health.v1.Health/Watch ends only when its client hangs up.
+    timeout(HEALTH_DEADLINE, server).await.unwrap_or(Ok(())).context("serving health")
 }

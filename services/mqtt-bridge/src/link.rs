@@ -1,27 +1,51 @@
 //! What the source and the uplink share: the window between them, and whether each is up.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use service_kit::health::Health;
 use tokio::sync::{Notify, watch};
 
-use crate::{source::Receipt, window::Window};
+use crate::{
+    rejected::Rejections,
+    source::Receipt,
+    window::{Limits, Window},
+};
 
 /// The seam between the MQTT side and the gRPC side.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Link {
     window: Mutex<Window<Receipt>>,
+    /// The window has something to send. Only the uplink waits for it.
     arrived: Notify,
+    /// The window has become smaller.
     settled: Notify,
     subscribed: watch::Sender<bool>,
     streaming: watch::Sender<bool>,
+    rejections: Arc<Rejections>,
 }
 
 impl Link {
+    /// A link with an empty window, neither side of which is up.
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            window: Mutex::new(Window::new(limits)),
+            arrived: Notify::default(),
+            settled: Notify::default(),
+            subscribed: watch::Sender::default(),
+            streaming: watch::Sender::default(),
+            rejections: Arc::default(),
+        }
+    }
+
     /// The window, for a moment.
     pub(crate) fn window(&self) -> MutexGuard<'_, Window<Receipt>> {
         // The window is whole between any two calls, so a panic elsewhere does not spoil it.
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What both sides count and log.
+    pub(crate) fn rejections(&self) -> &Arc<Rejections> {
+        &self.rejections
     }
 
     /// Says that the window has something to send.
@@ -34,16 +58,36 @@ impl Link {
         self.arrived.notified().await;
     }
 
-    /// Sends acknowledgements to the broker, in order.
-    pub(crate) fn acknowledge(&self, receipts: Vec<Receipt>) {
+    /// Sends acknowledgements to the broker. Both sides do so, and the window stays locked
+    /// meanwhile, so that they go out in the order in which they were taken from it.
+    pub(crate) fn acknowledge(
+        &self,
+        window: MutexGuard<'_, Window<Receipt>>,
+        receipts: Vec<Receipt>,
+    ) {
         receipts.into_iter().for_each(Receipt::acknowledge);
-        self.settled.notify_one();
+        drop(window);
+        self.settled.notify_waiters();
     }
 
     /// Waits until nothing is owed any more.
     pub(crate) async fn empty(&self) {
-        while !self.window().is_empty() {
-            self.settled.notified().await;
+        self.until(Window::is_empty).await;
+    }
+
+    /// Waits until the window has room for what was left with the broker.
+    pub(crate) async fn has_room(&self) {
+        self.until(Window::has_room).await;
+    }
+
+    async fn until(&self, condition: impl Fn(&Window<Receipt>) -> bool) {
+        loop {
+            // Made before looking, so that it hears of what happens in between.
+            let settled = self.settled.notified();
+            if condition(&self.window()) {
+                return;
+            }
+            settled.await;
         }
     }
 

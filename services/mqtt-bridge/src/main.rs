@@ -3,12 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use mqtt_bridge::{Bridge, Cli};
+use mqtt_bridge::Cli;
 
 fn main() -> ExitCode {
     let Cli { settings } = Cli::parse();
     let log = settings.log.clone();
-    service_kit::process::run(&log, async |lifecycle| {
-        Bridge::bind(settings).await?.run(lifecycle).await
-    })
+    service_kit::process::run(&log, |lifecycle| mqtt_bridge::run(settings, lifecycle))
 }

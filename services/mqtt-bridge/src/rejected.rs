@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use telemetry_model::DeviceId;
 use tokio::time::Instant;
 
 /// Why a message was rejected.
@@ -40,6 +41,7 @@ pub(crate) enum Reason {
     InvalidValue,
     TooDeep,
     TooMany,
+    TooLarge,
     DecoderFailed,
     RefusedByStore,
     WindowFull,
@@ -60,6 +62,7 @@ impl fmt::Display for Reason {
             Self::InvalidValue => "invalid_value",
             Self::TooDeep => "too_deep",
             Self::TooMany => "too_many",
+            Self::TooLarge => "too_large",
             Self::DecoderFailed => "decoder_failed",
             Self::RefusedByStore => "refused_by_store",
             Self::WindowFull => "window_full",
@@ -68,8 +71,13 @@ impl fmt::Display for Reason {
 }
 
 const LOG_EVERY: Duration = Duration::from_mins(1);
-/// Senders remembered for the sake of the log; beyond, the oldest minute is forgotten.
+/// Senders remembered for the sake of the log. While so many had a line within the minute, no other
+/// gets one: whoever invents device ids can neither fill our memory nor the log.
 const MAX_REMEMBERED: usize = 10_000;
+/// When the memory is full, it is looked through for what has expired no more often than this.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// What a sender may write into one field of a log line.
+const MAX_LOGGED_BYTES: usize = 256;
 
 /// Counts and logs rejections.
 #[derive(Debug, Default)]
@@ -81,6 +89,7 @@ pub(crate) struct Rejections {
 struct Seen {
     totals: HashMap<Reason, u64>,
     logged: HashMap<(String, Reason), Logged>,
+    swept: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -90,14 +99,17 @@ struct Logged {
 }
 
 impl Rejections {
-    /// Counts a rejection, and logs it unless the same was logged within the minute. `sender` is
-    /// the device, or the topic if that names none.
-    pub(crate) fn record(&self, sender: &str, rejected: &Rejected) {
+    /// Counts the rejection of a message on `topic`, and logs it unless the same was logged of this
+    /// device within the minute. Without a device, the topic stands for it.
+    pub(crate) fn record(&self, device: Option<&DeviceId>, topic: &str, rejected: &Rejected) {
         let Rejected { reason, field, detail } = rejected;
-        let Some((suppressed, total)) = self.count(sender, *reason) else { return };
-        // Debug escapes what a sender may have put in to forge log lines.
-        let sender = format!("{:?}", sender.chars().take(128).collect::<String>());
-        tracing::warn!(sender, %reason, field, detail, suppressed, total, "message rejected");
+        // As text fields these are escaped by the log, so that no sender can forge a line.
+        let (topic, field) = (shortened(topic), shortened(field));
+        let device = device.map(DeviceId::as_str);
+        let Some((suppressed, total)) = self.count(device.unwrap_or(topic), *reason) else {
+            return;
+        };
+        tracing::warn!(device, topic, %reason, field, detail, suppressed, total, "message rejected");
     }
 
     /// What to say in the log now: how many went unsaid, and how many there were for this reason.
@@ -107,25 +119,36 @@ impl Rejections {
         *total += 1;
         let total = *total;
         let now = Instant::now();
-        if seen.logged.len() >= MAX_REMEMBERED {
-            seen.logged.retain(|_, logged| now - logged.at < LOG_EVERY);
-        }
-        if seen.logged.len() >= MAX_REMEMBERED {
-            seen.logged.clear();
-        }
+        let has_room = seen.has_room(now);
         let key = (sender.to_owned(), reason);
-        let logged = seen.logged.get_mut(&key);
-        let suppressed = match logged {
+        let suppressed = match seen.logged.get_mut(&key) {
             Some(logged) if now - logged.at < LOG_EVERY => {
                 logged.suppressed += 1;
                 return None;
             }
             Some(logged) => logged.suppressed,
-            None => 0,
+            None if has_room => 0,
+            None => return None,
         };
         seen.logged.insert(key, Logged { at: now, suppressed: 0 });
         Some((suppressed, total))
     }
+}
+
+impl Seen {
+    /// True if one more sender can be remembered.
+    fn has_room(&mut self, now: Instant) -> bool {
+        let is_full = self.logged.len() >= MAX_REMEMBERED;
+        if is_full && self.swept.is_none_or(|swept| now - swept >= SWEEP_EVERY) {
+            self.swept = Some(now);
+            self.logged.retain(|_, logged| now - logged.at < LOG_EVERY);
+        }
+        self.logged.len() < MAX_REMEMBERED
+    }
+}
+
+fn shortened(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(MAX_LOGGED_BYTES)).unwrap_or(text)
 }
 
 #[cfg(test)]
@@ -146,11 +169,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn forgets_rather_than_grows() {
+    async fn invented_senders_fill_neither_memory_nor_log() {
         let rejections = Rejections::default();
-        for n in 0..=2 * MAX_REMEMBERED {
-            rejections.count(&n.to_string(), Reason::UnknownTopic);
-        }
-        assert!(rejections.seen.lock().unwrap().logged.len() <= MAX_REMEMBERED);
+        let flood = |n: usize| rejections.count(&n.to_string(), Reason::UnknownTopic).is_some();
+        assert_eq!((0..2 * MAX_REMEMBERED).filter(|n| flood(*n)).count(), MAX_REMEMBERED);
+        advance(LOG_EVERY).await;
+        assert!(flood(2 * MAX_REMEMBERED));
+        assert_eq!(rejections.seen.lock().unwrap().logged.len(), 1);
+    }
+
+    #[test]
+    fn long_text_is_cut_between_characters() {
+        assert_eq!(shortened("grün"), "grün");
+        let cut = shortened(&"ü".repeat(1000)).len();
+        assert!((MAX_LOGGED_BYTES - 1..=MAX_LOGGED_BYTES).contains(&cut));
     }
 }

@@ -3,7 +3,7 @@
 use std::{fs, net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use clap::{ArgAction, Args, Parser};
+use clap::{ArgAction, Args, Parser, value_parser};
 use service_kit::{
     observe::LogSettings,
     secret::{self, SecretString},
@@ -11,6 +11,9 @@ use service_kit::{
 use telemetry_model::Invalid;
 
 use crate::topic::TopicFilter;
+
+/// Twice what the largest message takes, and a little more.
+const MIN_WINDOW_BYTES: usize = 8 * 1024 * 1024;
 
 /// MQTT in, gRPC out.
 #[derive(Clone, Debug, Parser)]
@@ -47,6 +50,19 @@ pub struct Settings {
     /// Address to serve gRPC health on.
     #[arg(long, env = "BRIDGE_LISTEN", default_value = "127.0.0.1:50052")]
     pub listen: SocketAddr,
+    /// Messages that the broker may send before we acknowledge them, that is, before they are
+    /// stored: the receive maximum of the session.
+    #[arg(
+        long = "mqtt-window",
+        env = "MQTT_WINDOW",
+        default_value_t = 10_000,
+        value_parser = value_parser!(u16).range(1..)
+    )]
+    pub window: u16,
+    /// Memory for messages that are not stored yet, in bytes, at least 8388608. Half of it may hold
+    /// messages of `QoS` 0, which the broker does not send again.
+    #[arg(long = "mqtt-window-bytes", env = "MQTT_WINDOW_BYTES", default_value_t = 64 << 20)]
+    pub window_bytes: usize,
     /// Logs.
     #[command(flatten)]
     pub log: LogSettings,
@@ -103,6 +119,8 @@ pub struct BrokerSettings {
 pub(crate) struct Checked {
     pub(crate) listen: SocketAddr,
     pub(crate) store_url: String,
+    pub(crate) window: u16,
+    pub(crate) window_bytes: usize,
     pub(crate) broker: Broker,
     pub(crate) telemetry: Vec<TopicFilter>,
     pub(crate) heartbeat: Vec<TopicFilter>,
@@ -141,9 +159,19 @@ impl std::fmt::Debug for ClientIdentity {
 
 impl Settings {
     pub(crate) fn check(self) -> anyhow::Result<Checked> {
+        ensure!(
+            self.window_bytes >= MIN_WINDOW_BYTES,
+            "MQTT_WINDOW_BYTES must be at least {MIN_WINDOW_BYTES}"
+        );
+        ensure!(
+            self.store_url.starts_with("http://") || self.store_url.starts_with("https://"),
+            "STORE_URL must begin with http:// or https://"
+        );
         Ok(Checked {
             listen: self.listen,
             store_url: self.store_url,
+            window: self.window,
+            window_bytes: self.window_bytes,
             broker: self.broker.check()?,
             telemetry: filters("MQTT_TELEMETRY_TOPIC", &self.telemetry_topic)?,
             heartbeat: filters("MQTT_HEARTBEAT_TOPIC", &self.heartbeat_topic)?,
@@ -159,20 +187,20 @@ impl BrokerSettings {
              log in anonymously",
         )?;
         let anonymous = secret::ExposeSecret::expose_secret(&password).is_empty();
-        let tls = match (self.use_tls, self.client_cert, self.client_key) {
-            (false, ..) => None,
-            (true, None, None) => Some(None),
-            (true, Some(certificate), Some(key)) => Some(Some(ClientIdentity {
+        ensure!(!self.host.is_empty(), "MQTT_HOST must not be empty");
+        let client = match (self.client_cert, self.client_key) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => Some(ClientIdentity {
                 certificate: read("MQTT_CLIENT_CERT", &certificate)?,
                 key: read("MQTT_CLIENT_KEY", &key)?,
-            })),
+            }),
             _ => bail!("MQTT_CLIENT_CERT and MQTT_CLIENT_KEY go together: set both or neither"),
         };
         let ca = self.ca_cert.map(|path| read("MQTT_CA_CERT", &path)).transpose()?;
-        let tls = tls.map(|client| Tls { ca, client });
-        if let Some(Tls { ca: None, client: Some(_) }) = tls {
+        if ca.is_none() && client.is_some() {
             bail!("MQTT_CLIENT_CERT needs MQTT_CA_CERT: say which authority signs the broker's");
         }
+        let tls = self.use_tls.then_some(Tls { ca, client });
         let group = self.shared_group.filter(|group| !group.is_empty());
         if let Some(group) = &group {
             ensure!(
@@ -231,12 +259,31 @@ mod tests {
     fn what_does_not_fit_together_is_refused_by_name() {
         for (args, named) in [
             (&["--mqtt-telemetry-topic", "devices/#"][..], "MQTT_TELEMETRY_TOPIC"),
-            (&["--mqtt-use-tls", "true", "--mqtt-client-cert", "x"], "MQTT_CLIENT_KEY"),
+            (&["--mqtt-client-cert", "x"], "MQTT_CLIENT_KEY"),
+            (&["--mqtt-host", ""], "MQTT_HOST"),
+            (&["--store-url", "localhost:50051"], "STORE_URL"),
+            (&["--mqtt-window", "0"], "--mqtt-window"),
+            (&["--mqtt-window-bytes", "1000"], "MQTT_WINDOW_BYTES"),
             (&["--mqtt-ca-cert", "/none"], "MQTT_CA_CERT"),
             (&["--mqtt-shared-group", "a/b"], "MQTT_SHARED_GROUP"),
         ] {
             let args = [&["--mqtt-backend-password", ""], args].concat();
             let error = check(&args).unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_only_the_clients_understand_is_checked_before_a_port_opens() {
+        let file = |name: &str| format!("{}/{name}", env!("CARGO_MANIFEST_DIR"));
+        let manifest = file("Cargo.toml");
+        let tls = ["--mqtt-use-tls", "true", "--mqtt-ca-cert", &manifest];
+        for (args, named) in
+            [(&tls[..], "MQTT_CA_CERT"), (&["--store-url", "http://x y"], "STORE_URL")]
+        {
+            let args = [&["x", "--mqtt-backend-password", "", "--listen", "127.0.0.1:0"], args];
+            let settings = Cli::try_parse_from(args.concat()).unwrap().settings;
+            let error = crate::Bridge::bind(settings).await.unwrap_err().to_string();
             assert!(error.contains(named), "{error}");
         }
     }

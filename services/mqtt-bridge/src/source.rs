@@ -5,27 +5,33 @@
 //! reused client impossible: a receipt from before a reconnect cannot acknowledge another message
 //! (its channel is closed), and no message of a dead connection is handed out. The broker keeps the
 //! session and sends again what was not acknowledged.
+//!
+//! Flow control is not acknowledging. If the window is full all the same (of large messages, or
+//! because the broker does not heed our limit), what comes is left unacknowledged with the broker,
+//! and once all before it is stored the connection is made anew: then the broker sends it again.
 
 mod session;
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use rumqttc::{
-    AsyncClient, ConnectReturnCode, ConnectionError, Event as Activity, EventLoop, ManualAck,
-    MqttOptions, Outgoing, Packet, Publish, StateError, SubAck, SubscribeFilter,
+    AsyncClient, ClientError, ConnectReturnCode, ConnectionError, Event as Activity, EventLoop,
+    ManualAck, MqttOptions, Outgoing, Packet, Publish, StateError, SubAck, SubscribeFilter,
     SubscribeReasonCode,
 };
-use telemetry_model::{Clock, DeviceId, Event, EventKind, Sample, Timestamp};
-use tokio::time::{sleep, timeout};
+use telemetry_model::{Clock, EventKind};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    backoff::Backoff,
+    backoff::{self, Backoff},
     decode::decode,
+    intake::Intake,
     link::Link,
-    rejected::{Reason, Rejected, Rejections},
+    rejected::{Reason, Rejected},
     settings::Checked,
     topic::Router,
+    window::weight,
 };
 
 /// How long the broker may take to hear our goodbye.
@@ -41,8 +47,10 @@ pub(crate) struct Receipt {
 impl Receipt {
     /// Acknowledges, unless the connection is gone: then the broker sends the message again.
     pub(crate) fn acknowledge(self) {
-        if let Err(error) = self.client.try_manual_ack(self.ack) {
-            tracing::trace!(%error, "not acknowledged, will be redelivered");
+        match self.client.try_manual_ack(self.ack) {
+            Ok(()) | Err(ClientError::RequestChannelDisconnected(_)) => {}
+            // The queue has room for more than the broker may send unacknowledged.
+            Err(error) => tracing::warn!(%error, "not acknowledged, to be redelivered"),
         }
     }
 }
@@ -53,18 +61,36 @@ pub(crate) struct Source {
     options: MqttOptions,
     host: String,
     port: u16,
+    queue: usize,
     filters: Vec<SubscribeFilter>,
-    router: Router,
-    rejections: Rejections,
+    intake: Intake,
     link: Arc<Link>,
-    clock: Arc<dyn Clock>,
-    last_received: Timestamp,
+}
+
+/// One connection.
+struct Connection {
+    client: AsyncClient,
+    /// When to ask again for subscriptions that were refused.
+    resubscribe_at: Option<Instant>,
+    left: Left,
+}
+
+/// Whether messages were left with the broker because the window was full.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    None,
+    Some,
+    /// They can be taken as soon as the broker has read our acknowledgements of those before. Its
+    /// answer to another subscription says so, as it reads in order.
+    Renewing,
 }
 
 /// Why a connection ended.
 enum Ended {
     /// We are stopping.
     Stopped,
+    /// We end it, to be sent again what was left with the broker.
+    Renewed,
     /// It broke, or was not made.
     Lost(String),
     /// The broker does not want us: what happened, and what somebody has to do.
@@ -84,16 +110,16 @@ impl Source {
         let filters = settings.telemetry.iter().chain(&settings.heartbeat);
         let filters = filters.map(|filter| session::subscription(broker, filter.as_str()));
         let filters = filters.collect();
+        let intake = Intake::new(router, decode, clock, Arc::clone(link.rejections()));
         Ok(Self {
-            options: session::options(broker)?,
+            options: session::options(broker, settings.window)?,
             host: broker.host.clone(),
             port: broker.port,
+            // An acknowledgement is queued once for each message on its way, and must find room.
+            queue: 2 * usize::from(settings.window) + 64,
             filters,
-            router,
-            rejections: Rejections::default(),
+            intake,
             link,
-            clock,
-            last_received: Timestamp::MIN,
         })
     }
 
@@ -109,8 +135,14 @@ impl Source {
             tracing::info!(host, port, "connecting to MQTT broker");
             let ended = self.listen(&mut backoff, &stopping, &leave).await;
             self.link.set_subscribed(false);
+            self.link.window().void_receipts();
             let wait = match ended {
                 Ended::Stopped => return Ok(()),
+                // At once: what filled the window is stored, so this is no idle circle.
+                Ended::Renewed => {
+                    tracing::info!("the window has room again");
+                    continue;
+                }
                 Ended::Lost(reason) => {
                     let wait = backoff.next();
                     let retry_in_ms = wait.as_millis();
@@ -137,16 +169,15 @@ impl Source {
         stopping: &CancellationToken,
         leave: &CancellationToken,
     ) -> Ended {
-        // An acknowledgement is queued once for each message on its way, and must find room.
-        let capacity = 2 * usize::from(session::RECEIVE_MAXIMUM) + 64;
-        let (client, mut connection) =
-            AsyncClient::builder(self.options.clone()).capacity(capacity).build();
+        let (client, mut events) =
+            AsyncClient::builder(self.options.clone()).capacity(self.queue).build();
+        let mut connection = Connection { client, resubscribe_at: None, left: Left::None };
         loop {
             let activity = tokio::select! {
-                activity = connection.poll() => activity,
+                ended = self.next_activity(&mut connection, &mut events) => ended,
                 // Dropping the poll loses nothing that the broker would not send again.
                 () = leave.cancelled() => {
-                    say_goodbye(&client, &mut connection).await;
+                    say_goodbye(&connection.client, &mut events).await;
                     return Ended::Stopped;
                 }
             };
@@ -155,112 +186,123 @@ impl Source {
                     let session_present = connack.session_present;
                     tracing::info!(session_present, "connected to MQTT broker");
                     // Also with a session: that is how we learn that we may (still) read.
-                    if let Err(error) = client.try_subscribe_many(self.filters.clone()) {
+                    if let Err(error) = self.subscribe(&connection) {
                         return Ended::Lost(error.to_string());
                     }
                 }
+                Ok(Activity::Incoming(Packet::SubAck(_))) if connection.left == Left::Renewing => {
+                    return Ended::Renewed;
+                }
                 Ok(Activity::Incoming(Packet::SubAck(suback))) => {
-                    if let Some(refused) = self.check_subscriptions(&suback) {
-                        return refused;
+                    if self.is_granted(&suback) {
+                        backoff.is_up();
+                        self.link.set_subscribed(true);
+                    } else {
+                        connection.resubscribe_at = Some(Instant::now() + backoff::CEILING);
                     }
-                    backoff.is_up();
-                    self.link.set_subscribed(true);
                 }
                 Ok(Activity::Incoming(Packet::Publish(publish))) if !stopping.is_cancelled() => {
-                    self.receive(&client, &publish);
+                    self.receive(&mut connection, &publish);
                 }
                 Ok(_) => {}
-                Err(error) => return ended(&error),
+                Err(ended) => return ended,
             }
         }
     }
 
-    fn check_subscriptions(&self, suback: &SubAck) -> Option<Ended> {
-        for (filter, code) in self.filters.iter().zip(&suback.return_codes) {
-            let SubscribeReasonCode::Success(qos) = code else {
-                return Some(Ended::Refused {
-                    what: "MQTT broker refused the subscription",
-                    reason: format!("{}: {code:?}", filter.path),
-                    fix: "allow the bridge's user to read this topic in the broker's ACL",
-                });
-            };
-            let (filter, qos) = (filter.path.as_str(), *qos as u8);
-            tracing::info!(filter, qos, "subscribed");
+    /// What happens next on the connection, which is polled without a break until it does.
+    async fn next_activity(
+        &self,
+        connection: &mut Connection,
+        events: &mut EventLoop,
+    ) -> Result<Activity, Ended> {
+        let mut poll = pin!(events.poll());
+        loop {
+            let resubscribe_at = connection.resubscribe_at;
+            tokio::select! {
+                biased;
+                activity = &mut poll => return activity.map_err(|error| ended(&error)),
+                () = sleep_until(resubscribe_at.unwrap_or_else(Instant::now)),
+                    if resubscribe_at.is_some() =>
+                {
+                    connection.resubscribe_at = None;
+                    self.subscribe(connection).map_err(|error| Ended::Lost(error.to_string()))?;
+                }
+                () = self.link.has_room(), if connection.left == Left::Some => {
+                    connection.left = Left::Renewing;
+                    self.subscribe(connection).map_err(|error| Ended::Lost(error.to_string()))?;
+                }
+            }
         }
-        None
+    }
+
+    fn subscribe(&self, connection: &Connection) -> Result<(), ClientError> {
+        connection.client.try_subscribe_many(self.filters.clone())
+    }
+
+    /// Whether we may read everything. What we may read is read in any case.
+    fn is_granted(&self, suback: &SubAck) -> bool {
+        let mut is_granted = true;
+        for (filter, code) in self.filters.iter().zip(&suback.return_codes) {
+            let filter = filter.path.as_str();
+            if let SubscribeReasonCode::Success(qos) = code {
+                tracing::info!(filter, qos = *qos as u8, "subscribed");
+                continue;
+            }
+            is_granted = false;
+            let fix = "allow MQTT_BACKEND_USERNAME to read this topic in the broker's ACL";
+            let retry_in_ms = backoff::CEILING.as_millis();
+            let what = "MQTT broker refused the subscription";
+            tracing::error!(filter, reason = ?code, fix, retry_in_ms, "{what}");
+        }
+        is_granted
     }
 
     /// Takes a message into the window.
-    fn receive(&mut self, client: &AsyncClient, publish: &Publish) {
-        let receipt =
-            client.prepare_ack(publish).map(|ack| Receipt { client: client.clone(), ack });
+    fn receive(&mut self, connection: &mut Connection, publish: &Publish) {
+        let ack = connection.client.prepare_ack(publish);
+        if ack.is_some() && connection.left != Left::None {
+            // An acknowledgement must not overtake those of the messages that were left.
+            return;
+        }
+        let receipt = ack.map(|ack| Receipt { client: connection.client.clone(), ack });
+        let must_be_redelivered = receipt.is_some();
         let topic = String::from_utf8_lossy(&publish.topic);
-        let event = match self.understand(&topic, &publish.payload) {
-            Ok(event) => Some(event),
-            Err((sender, rejected)) => {
-                self.rejections.record(sender.as_ref().map_or(&topic, DeviceId::as_str), &rejected);
-                None
-            }
-        };
-        let sender = event.as_ref().map(|event| event.device.clone());
-        // What the event takes in memory is some multiple of what it takes on the wire.
-        let bytes = 256 + 8 * publish.payload.len();
+        let event = self.intake.take(&topic, &publish.payload);
+        let device = event.as_ref().map(|event| event.device.clone());
+        let bytes = weight(event.as_ref());
         let mut window = self.link.window();
         let pushed = window.push(event, receipt, bytes);
         let settled = window.settled();
-        drop(window);
-        if pushed.is_err() {
-            let detail = "the store is away and QoS 0 messages no longer fit in memory";
-            let rejected = Rejected::new(Reason::WindowFull, "payload", detail);
-            self.rejections.record(sender.as_ref().map_or(&topic, DeviceId::as_str), &rejected);
+        if settled.is_empty() {
+            drop(window);
+        } else {
+            self.link.acknowledge(window, settled);
         }
-        if !settled.is_empty() {
-            self.link.acknowledge(settled);
-        }
-        self.link.has_arrived();
-    }
-
-    /// The event in a message; or who sent it, if that is clear, and what is wrong with it.
-    fn understand(
-        &mut self,
-        topic: &str,
-        payload: &[u8],
-    ) -> Result<Event, (Option<DeviceId>, Rejected)> {
-        let (device, kind) = self.router.route(topic).map_err(|rejected| (None, rejected))?;
-        // A decoder that panics must not take the listener with it.
-        let samples = std::panic::catch_unwind(AssertUnwindSafe(|| decode(kind, payload)));
-        let samples = samples.unwrap_or_else(|_| {
-            Err(Rejected::new(Reason::DecoderFailed, "payload", "the decoder panicked on it"))
-        });
-        match samples {
-            Ok(samples) => {
-                let received = self.stamp(&samples);
-                Ok(Event { device, kind, received, samples })
+        match pushed {
+            Ok(()) => self.link.has_arrived(),
+            Err(_) if must_be_redelivered => {
+                connection.left = Left::Some;
+                tracing::warn!("window full, leaving messages with the broker");
             }
-            Err(rejected) => Err((Some(device), rejected)),
+            Err(_) => {
+                let detail = "the store is away and QoS 0 messages no longer fit in memory";
+                let rejected = Rejected::new(Reason::WindowFull, "payload", detail);
+                self.link.rejections().record(device.as_ref(), &topic, &rejected);
+            }
         }
-    }
-
-    /// Now; but no two messages share an instant, nor do samples without a time of their own,
-    /// which get the microseconds after it.
-    fn stamp(&mut self, samples: &[Sample]) -> Timestamp {
-        let received = self.clock.now().max(self.last_received.plus(Duration::from_micros(1)));
-        let more = u64::try_from(samples.len().saturating_sub(1)).unwrap_or(u64::MAX);
-        self.last_received = received.plus(Duration::from_micros(more));
-        received
     }
 }
 
-/// Leaves properly: the broker keeps the session but publishes no will.
-async fn say_goodbye(client: &AsyncClient, connection: &mut EventLoop) {
+/// Leaves properly, after the acknowledgements that are queued: the broker keeps the session.
+async fn say_goodbye(client: &AsyncClient, events: &mut EventLoop) {
     if client.try_disconnect().is_err() {
         return;
     }
     let said = async {
-        while !matches!(
-            connection.poll().await,
-            Err(_) | Ok(Activity::Outgoing(Outgoing::Disconnect))
-        ) {}
+        while !matches!(events.poll().await, Err(_) | Ok(Activity::Outgoing(Outgoing::Disconnect)))
+        {
+        }
     };
     if timeout(GOODBYE, said).await.is_err() {
         tracing::debug!("the broker did not hear our goodbye");

@@ -2,23 +2,27 @@
 //!
 //! After a break the stream is opened again and the window sent again from its beginning; the
 //! store recognises what it has. While the store is away nothing is acknowledged, so the broker
-//! keeps what it has. That the other side is gone without a word is found by HTTP/2 keep-alive.
+//! keeps what it has. That the other side is gone without a word is found by HTTP/2 keep-alive
+//! (`service_kit::channel`); that it is there but does not answer what it was sent, here.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use telemetry_proto::v1::{
     IngestRequest, IngestResponse, ingest_service_client::IngestServiceClient,
 };
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until, timeout},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status, Streaming, transport::Channel};
 
 use crate::{
     backoff::Backoff,
     link::Link,
-    rejected::{Reason, Rejected, Rejections},
+    rejected::{Reason, Rejected},
 };
 
 /// The largest request, in events and in bytes.
@@ -26,6 +30,10 @@ const MAX_EVENTS: usize = 1000;
 const MAX_BYTES: usize = 1024 * 1024;
 /// Requests that may wait for the connection to take them.
 const REQUESTS: usize = 4;
+/// A store that owes us an answer for so long is not going to give it.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How long the store may take to end the stream when we are stopping.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// The sender.
 #[derive(Debug)]
@@ -33,7 +41,6 @@ pub(crate) struct Uplink {
     store_url: String,
     store: IngestServiceClient<Channel>,
     link: Arc<Link>,
-    rejections: Rejections,
 }
 
 impl Uplink {
@@ -41,15 +48,14 @@ impl Uplink {
         let channel = service_kit::channel::connect(store_url)
             .with_context(|| format!("STORE_URL: {store_url} is not a URL of a server"))?;
         let store = IngestServiceClient::new(channel);
-        Ok(Self { store_url: store_url.to_owned(), store, link, rejections: Rejections::default() })
+        Ok(Self { store_url: store_url.to_owned(), store, link })
     }
 
     /// Sends until told to stop.
     pub(crate) async fn run(mut self, stopping: CancellationToken) -> anyhow::Result<()> {
         let mut backoff = Backoff::default();
         loop {
-            let ended = stopping.run_until_cancelled(self.stream(&mut backoff)).await;
-            let Some(Err(error)) = ended else { return Ok(()) };
+            let Err(error) = self.stream(&mut backoff, &stopping).await else { return Ok(()) };
             self.link.set_streaming(false);
             let wait = self.wait(&mut backoff, &error);
             if stopping.run_until_cancelled(sleep(wait)).await.is_none() {
@@ -72,7 +78,12 @@ impl Uplink {
             | Code::Unimplemented => {
                 let wait = backoff.ceiling();
                 let retry_in_ms = wait.as_millis();
-                tracing::error!(url, ?code, reason, retry_in_ms, "telemetry store refuses us");
+                let fix = match code {
+                    Code::InvalidArgument => "this is a fault of the bridge: report it",
+                    Code::Unimplemented => "check that STORE_URL is a telemetry store's",
+                    _ => "check what the store asks of its clients",
+                };
+                tracing::error!(url, ?code, reason, fix, retry_in_ms, "telemetry store refuses us");
                 wait
             }
             _ => {
@@ -84,34 +95,65 @@ impl Uplink {
         }
     }
 
-    /// One stream, until it breaks.
-    async fn stream(&mut self, backoff: &mut Backoff) -> anyhow::Result<Infallible> {
+    /// One stream, until it breaks or we are stopping.
+    async fn stream(
+        &mut self,
+        backoff: &mut Backoff,
+        stopping: &CancellationToken,
+    ) -> anyhow::Result<()> {
         let (requests, outgoing) = mpsc::channel(REQUESTS);
-        let mut responses = self.store.ingest(ReceiverStream::new(outgoing)).await?.into_inner();
-        responses.message().await?.context("the store ended the stream at once")?;
+        let opened = timeout(SILENCE, self.open(ReceiverStream::new(outgoing)));
+        let Some(opened) = stopping.run_until_cancelled(opened).await else { return Ok(()) };
+        let mut responses = opened.context("the store does not answer")??;
         self.link.window().rewind();
         backoff.is_up();
         self.link.set_streaming(true);
         tracing::info!(url = self.store_url, "streaming to telemetry store");
         let mut request = self.next_request();
+        let mut answer_by = None;
         loop {
             tokio::select! {
                 biased;
-                response = responses.message() => match response? {
-                    Some(response) => self.settle(&response)?,
-                    None => bail!("the store ended the stream"),
-                },
+                response = responses.message() => {
+                    let response = response?.context("the store ended the stream")?;
+                    self.settle(&response)?;
+                    let awaits_more = self.link.window().awaits_ack();
+                    answer_by = awaits_more.then(|| Instant::now() + SILENCE);
+                }
+                () = stopping.cancelled() => break,
                 permit = requests.reserve(), if request.is_some() => {
                     if let Some(request) = request.take() {
                         permit?.send(request);
+                        answer_by.get_or_insert_with(|| Instant::now() + SILENCE);
                     }
                 }
                 () = self.link.arrived(), if request.is_none() => {}
+                () = sleep_until(answer_by.unwrap_or_else(Instant::now)), if answer_by.is_some() =>
+                {
+                    bail!("the store does not answer");
+                }
             }
             if request.is_none() {
                 request = self.next_request();
             }
         }
+        drop(requests);
+        // Everything is acknowledged, or was given up; the stream need only end.
+        let ended = async { while let Ok(Some(_)) = responses.message().await {} };
+        if timeout(GOODBYE, ended).await.is_err() {
+            tracing::debug!("the store did not end the stream");
+        }
+        Ok(())
+    }
+
+    /// A stream on which the store has said that it is ready.
+    async fn open(
+        &mut self,
+        outgoing: ReceiverStream<IngestRequest>,
+    ) -> anyhow::Result<Streaming<IngestResponse>> {
+        let mut responses = self.store.ingest(outgoing).await?.into_inner();
+        responses.message().await?.context("the store ended the stream at once")?;
+        Ok(responses)
     }
 
     fn next_request(&self) -> Option<IngestRequest> {
@@ -127,20 +169,21 @@ impl Uplink {
     }
 
     fn settle(&self, response: &IngestResponse) -> anyhow::Result<()> {
-        for rejection in &response.rejections {
-            let (field, reason) = (rejection.field.as_str(), rejection.reason.as_str());
-            let rejected = Rejected::new(Reason::RefusedByStore, field, reason);
-            self.rejections.record("telemetry store", &rejected);
-        }
         if response.conflicts > 0 {
             let conflicts = response.conflicts;
             tracing::warn!(conflicts, "readings were stored before with other values, which stay");
         }
-        let settled = self.link.window().acked(response.acked_through);
-        let Ok(receipts) = settled else {
+        let mut window = self.link.window();
+        for rejection in &response.rejections {
+            let (field, reason) = (rejection.field.as_str(), rejection.reason.as_str());
+            let rejected = Rejected::new(Reason::RefusedByStore, field, reason);
+            let device = window.sent_event(rejection.sequence).map(|event| &event.device);
+            self.link.rejections().record(device, "", &rejected);
+        }
+        let Ok(receipts) = window.acked(response.acked_through) else {
             bail!("the store acknowledged {}, which was not sent", response.acked_through);
         };
-        self.link.acknowledge(receipts);
+        self.link.acknowledge(window, receipts);
         Ok(())
     }
 }

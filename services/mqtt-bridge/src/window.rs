@@ -3,20 +3,32 @@
 //! Each delivery either carries an event, which must be stored first, or was rejected and is only
 //! waiting for its turn. Events are numbered per Ingest stream as they are sent; the store's
 //! cumulative acknowledgement takes them off the front together with the rejected ones that follow.
+//!
+//! A receipt is good for the connection that brought it. When that is lost the events stay, although
+//! a broker that kept the session sends them again: one that lost it, or came back from an older
+//! copy of it, does not.
 
 use std::collections::VecDeque;
 
-use telemetry_model::Event;
+use telemetry_model::{Event, Value};
 
-/// Deliveries without a receipt (`QoS` 0) are refused beyond this many bytes. Those with one are
-/// bounded by the broker, which sends no more than we announced to take.
-const MAX_BYTES: usize = 64 * 1024 * 1024;
+/// How much the window holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Deliveries with a receipt: as many as the broker was told to send unacknowledged.
+    pub(crate) owed: usize,
+    /// Memory, at least twice what any delivery takes; deliveries without a receipt get half of it, so that they cannot keep others out.
+    pub(crate) bytes: usize,
+}
 
 /// The window. `R` is what it takes to acknowledge one delivery.
 #[derive(Debug)]
 pub(crate) struct Window<R> {
+    limits: Limits,
     deliveries: VecDeque<Delivery<R>>,
     bytes: usize,
+    /// How many of the deliveries have a receipt.
+    owed: usize,
     /// How many of the deliveries, from the front, were looked at for sending on this stream.
     offered: usize,
     /// The sequence numbers on this stream: acknowledged, and sent.
@@ -40,7 +52,7 @@ pub(crate) struct Batch<'a> {
     pub(crate) is_last: bool,
 }
 
-/// The window has no room for a delivery without a receipt.
+/// The window has no room for a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Full;
 
@@ -48,24 +60,33 @@ pub(crate) struct Full;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NotSent;
 
-impl<R> Default for Window<R> {
-    fn default() -> Self {
-        Self { deliveries: VecDeque::new(), bytes: 0, offered: 0, acked: 0, sent: 0 }
-    }
-}
-
 impl<R> Window<R> {
-    /// Adds a delivery; without an event if it was rejected.
+    /// An empty window.
+    pub(crate) fn new(limits: Limits) -> Self {
+        let deliveries = VecDeque::new();
+        Self { limits, deliveries, bytes: 0, owed: 0, offered: 0, acked: 0, sent: 0 }
+    }
+
+    /// Adds a delivery that takes so much memory; without an event if it was rejected.
     pub(crate) fn push(
         &mut self,
         event: Option<Event>,
         receipt: Option<R>,
         bytes: usize,
     ) -> Result<(), Full> {
-        if receipt.is_none() && self.bytes + bytes > MAX_BYTES {
+        let Limits { owed, bytes: room } = self.limits;
+        let fits = match (&event, &receipt) {
+            // Neither to be stored nor to be acknowledged.
+            (None, None) => return Ok(()),
+            (_, Some(_)) => self.owed < owed && self.bytes + bytes <= room,
+            (Some(_), None) => self.bytes + bytes <= room / 2,
+        };
+        // One delivery there is always room for, or it would be refused for ever.
+        if !fits && !self.deliveries.is_empty() {
             return Err(Full);
         }
         self.bytes += bytes;
+        self.owed += usize::from(receipt.is_some());
         self.deliveries.push_back(Delivery { event, receipt, bytes });
         Ok(())
     }
@@ -106,6 +127,7 @@ impl<R> Window<R> {
             if let Some(delivery) = self.deliveries.pop_front() {
                 self.offered = self.offered.saturating_sub(1);
                 self.bytes -= delivery.bytes;
+                self.owed -= usize::from(delivery.receipt.is_some());
                 receipts.extend(delivery.receipt);
             }
         }
@@ -117,15 +139,47 @@ impl<R> Window<R> {
         self.acked(self.acked).unwrap_or_default()
     }
 
+    /// The event that has this sequence number, if it waits for its acknowledgement.
+    pub(crate) fn sent_event(&self, sequence: u64) -> Option<&Event> {
+        let ahead = sequence.checked_sub(self.acked + 1)?;
+        let sent = self.deliveries.iter().take(self.offered);
+        sent.filter_map(|delivery| delivery.event.as_ref()).nth(usize::try_from(ahead).ok()?)
+    }
+
     /// Begins a new stream: everything is to be sent again.
     pub(crate) fn rewind(&mut self) {
         (self.offered, self.acked, self.sent) = (0, 0, 0);
+    }
+
+    /// Forgets the receipts, whose connection is gone, but not the events.
+    pub(crate) fn void_receipts(&mut self) {
+        self.deliveries.iter_mut().for_each(|delivery| delivery.receipt = None);
+        self.owed = 0;
+    }
+
+    /// True if something was sent that is not acknowledged.
+    pub(crate) fn awaits_ack(&self) -> bool {
+        self.acked < self.sent
+    }
+
+    /// True if half of it is free and nothing in it would come again with the next connection.
+    pub(crate) fn has_room(&self) -> bool {
+        self.owed == 0 && self.bytes <= self.limits.bytes / 2
     }
 
     /// True if nothing is owed.
     pub(crate) fn is_empty(&self) -> bool {
         self.deliveries.is_empty()
     }
+}
+
+/// What a delivery takes in memory, at most; and so more than it takes on the way to the store.
+pub(crate) fn weight(event: Option<&Event>) -> usize {
+    let text = |value: &Value| if let Value::Text(text) = value { text.len() } else { 0 };
+    let samples = event.map(|event| event.samples.as_slice()).unwrap_or_default();
+    let measurements = samples.iter().flat_map(|sample| &sample.measurements);
+    let measurements = measurements.map(|m| 96 + m.metric.as_str().len() + text(&m.value));
+    512 + 64 * samples.len() + measurements.sum::<usize>()
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! gRPC in, database out, live out.
 //!
-//! The path of an event: [`grpc`] checks what an Ingest stream brings and hands it to the
-//! [`batcher`], which gathers the events of all streams and appends them to [`storage`] in one
+//! The path of an event: `grpc` checks what an Ingest stream brings and hands it to the
+//! `batcher`, which gathers the events of all streams and appends them to `storage` in one
 //! transaction; the stream acknowledges what was committed. Storage then hints at the commit, the
-//! [`hub`] wakes the watchers of the devices concerned, and each [`watcher`] reads what is new from
+//! `hub` wakes the watchers of the devices concerned, and each `watcher` reads what is new from
 //! the log. Another replica's commits come in by the same door. Queries ask storage directly.
 //!
 //! Nothing is acknowledged or shown before it is committed, and no state is kept in memory that

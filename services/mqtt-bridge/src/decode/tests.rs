@@ -76,6 +76,18 @@ fn several_samples_in_one_message() {
 }
 
 #[test]
+fn what_says_nothing_is_skipped() {
+    let samples = decode(EventKind::Telemetry, br#"[{"t":1},{"ts":5},{},{"t":null}]"#).unwrap();
+    assert_eq!(samples.len(), 1);
+    let sample = one(r#"{"timestamp":null,"time":60000,"ts":null,"t":1}"#);
+    assert_eq!(sample.clock, DeviceClock::Counter(60_000));
+    assert_eq!(shown(&sample), [("t", Value::Integer(1))]);
+    let sample = one(r#"{"a":1,"a":2}"#);
+    assert_eq!(shown(&sample), [("a", Value::Integer(2))]);
+    assert_eq!(shown(&one(r#"{"Timestamp":5}"#)), [("Timestamp", Value::Integer(5))]);
+}
+
+#[test]
 fn times_in_every_form() {
     let noon = "2026-01-07T12:00:00Z";
     for (json, expected) in [
@@ -84,7 +96,14 @@ fn times_in_every_form() {
         (r#""2026-01-07 12:00:00""#, wall(noon)),
         (r#""2026-01-07T13:00:00+01:00""#, wall(noon)),
         (r#""2026-01-07T12:00:00.123456789Z""#, wall("2026-01-07T12:00:00.123456Z")),
+        (r#""2026-01-07T12:00:00.1234567890123456+00:00""#, wall("2026-01-07T12:00:00.123456Z")),
+        (r#""2026-01-07 12:00:00.5""#, wall("2026-01-07T12:00:00.5Z")),
+        (r#"" 2026-01-07T12:00Z ""#, wall(noon)),
+        (r#""2026-01-07t12:00:00z""#, wall(noon)),
+        (r#""2026-01-07T12:00:00+0000""#, wall(noon)),
         (r#""2026-01-07""#, wall("2026-01-07T00:00:00Z")),
+        (r#""60000""#, DeviceClock::Counter(60_000)),
+        (r#""1767787200.5""#, wall("2026-01-07T12:00:00.5Z")),
         ("1767787200", DeviceClock::Counter(1_767_787_200)),
         (r#""1767787200""#, DeviceClock::Counter(1_767_787_200)),
         ("1767787200.123", wall("2026-01-07T12:00:00.123Z")),
@@ -107,10 +126,22 @@ fn times_in_every_form() {
 #[test]
 fn what_cannot_be_understood_says_why_and_where() {
     let long = format!(r#"{{"a":"{}"}}"#, "x".repeat(5000));
-    let deep = format!("{}1{}", r#"{"a":"#.repeat(20), "}".repeat(20));
+    let deep = format!("{}1{}", r#"{"a":"#.repeat(40), "}".repeat(40));
     let many = serde_json::to_string(&vec![1; 1001]).unwrap();
     let many = format!(r#"{{"a":{many}}}"#);
-    let times = [r#""soon""#, "-1", "true", "{}", "[1]", "1e300", r#""""#];
+    let times = [
+        r#""soon""#,
+        "-1",
+        "-1.5",
+        r#""-1""#,
+        r#""2026-13-01""#,
+        r#""NaN""#,
+        "true",
+        "{}",
+        "[1]",
+        "1e300",
+        r#""""#,
+    ];
     let times = times.map(|json| (format!(r#"{{"timestamp":{json},"t":1}}"#), "timestamp"));
     let mut cases = vec![
         ("", Reason::EmptyPayload, "payload"),
@@ -122,6 +153,7 @@ fn what_cannot_be_understood_says_why_and_where() {
         ("\"online\"", Reason::NotAnObject, "payload"),
         ("[]", Reason::NoMeasurements, "payload"),
         ("{}", Reason::NoMeasurements, "payload"),
+        ("[{},{\"ts\":1}]", Reason::NoMeasurements, "payload"),
         ("{\"ts\":1,\"a\":null}", Reason::NoMeasurements, "payload"),
         ("[{\"a\":1},2]", Reason::NotAnObject, "[1]"),
         ("[{\"a\":1},{\"ts\":\"x\",\"a\":1}]", Reason::InvalidTime, "[1].ts"),

@@ -19,7 +19,6 @@ const MIN_FRACTIONAL_SECONDS: f64 = 1e9;
 /// What `value` says, or nothing if it cannot be understood.
 pub(super) fn clock(value: &Json) -> Option<DeviceClock> {
     match value {
-        Json::Null => Some(DeviceClock::None),
         Json::Number(number) => match number.as_u64() {
             Some(count) => whole(count),
             None => fractional(number.as_f64()?),
@@ -29,9 +28,9 @@ pub(super) fn clock(value: &Json) -> Option<DeviceClock> {
             if let Ok(count) = text.parse() {
                 return whole(count);
             }
-            iso8601(text).or_else(|| fractional(text.parse().ok()?))
+            iso8601(&cut_fraction(text)).or_else(|| fractional(text.parse().ok()?))
         }
-        Json::Bool(_) | Json::Array(_) | Json::Object(_) => None,
+        Json::Null | Json::Bool(_) | Json::Array(_) | Json::Object(_) => None,
     }
 }
 
@@ -60,6 +59,21 @@ fn fractional(number: f64) -> Option<DeviceClock> {
     #[expect(clippy::cast_possible_truncation, reason = "what is left is below 2^64")]
     #[expect(clippy::cast_sign_loss, reason = "it is not negative")]
     whole(number as u64)
+}
+
+/// The text without the digits of a fraction beyond the ninth, which the parser does not take.
+fn cut_fraction(text: &str) -> String {
+    let mut digits = None;
+    let mut kept = text.to_owned();
+    kept.retain(|c| {
+        digits = match (c, digits) {
+            ('.' | ',', _) => Some(0),
+            ('0'..='9', Some(n)) => Some(n + 1),
+            _ => None,
+        };
+        digits.is_none_or(|n| n <= 9)
+    });
+    kept
 }
 
 fn iso8601(text: &str) -> Option<DeviceClock> {

@@ -1,20 +1,24 @@
 //! What we ask of a session: kept for a week, acknowledged by hand, bounded.
 
-use std::{pin::Pin, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
+use anyhow::{Context, ensure};
 use rumqttc::{
     AckMode, IncomingPacketSizeLimit, MqttOptions, NetworkOptions, PersistedAckMode,
     PersistedSession, QoS, RetainForwardRule, SessionMode, SessionStore, SessionStoreError,
     SessionStoreKey, SubscribeFilter, TlsConfiguration, Transport,
+    tokio_rustls::rustls::{
+        ClientConfig, RootCertStore,
+        crypto::aws_lc_rs,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    },
 };
 use service_kit::secret::ExposeSecret;
 
 use crate::settings::{Broker, Tls};
 
-/// How many messages the broker may send ahead of our acknowledgements.
-pub(super) const RECEIVE_MAXIMUM: u16 = 4096;
 /// The largest packet we take. The broker drops larger ones instead of sending them.
-const MAX_PACKET_BYTES: u32 = 256 * 1024;
+const MAX_PACKET_BYTES: u32 = 1024 * 1024;
 /// How long the broker keeps the session while we are away.
 const SESSION_EXPIRY: Duration = Duration::from_hours(7 * 24);
 /// The keep-alive, in seconds.
@@ -22,15 +26,19 @@ const KEEP_ALIVE_S: u16 = 15;
 /// We publish nothing, so nothing of ours is ever in flight.
 const OUTGOING_IN_FLIGHT: u16 = 1;
 
-/// What the client needs to know.
-pub(super) fn options(broker: &Broker) -> anyhow::Result<MqttOptions> {
+/// Acknowledgements that go out in one write.
+const ACK_BATCH: usize = 64;
+
+/// What the client needs to know. Of `window` messages the broker need not await our
+/// acknowledgement before it sends more.
+pub(super) fn options(broker: &Broker, window: u16) -> anyhow::Result<MqttOptions> {
     let mut options =
         MqttOptions::new(broker.client_id.as_str(), (broker.host.as_str(), broker.port));
+    let expiry = u32::try_from(SESSION_EXPIRY.as_secs()).unwrap_or(u32::MAX);
     // Acknowledgements are small and must not wait for each other.
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);
     options.set_network_options(network);
-    let expiry = u32::try_from(SESSION_EXPIRY.as_secs()).unwrap_or(u32::MAX);
     options
         .set_keep_alive(KEEP_ALIVE_S)
         .set_connect_timeout(Duration::from_secs(10))
@@ -39,7 +47,8 @@ pub(super) fn options(broker: &Broker) -> anyhow::Result<MqttOptions> {
         .set_session_store(NothingInFlight { client_id: broker.client_id.clone() })
         .set_outgoing_inflight_upper_limit(OUTGOING_IN_FLIGHT)
         .set_ack_mode(AckMode::Manual)
-        .set_receive_maximum(Some(RECEIVE_MAXIMUM))
+        .set_receive_maximum(Some(window))
+        .set_max_request_batch(ACK_BATCH)
         .set_max_packet_size(Some(MAX_PACKET_BYTES))
         .set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(MAX_PACKET_BYTES));
     if let Some((username, password)) = &broker.credentials {
@@ -51,16 +60,32 @@ pub(super) fn options(broker: &Broker) -> anyhow::Result<MqttOptions> {
     Ok(options)
 }
 
+/// Built here and not by the client, so that unusable files are found before anything starts.
 fn tls_configuration(tls: &Tls) -> anyhow::Result<TlsConfiguration> {
     let Some(ca) = &tls.ca else {
-        return Ok(TlsConfiguration::try_default_rustls()?);
+        return TlsConfiguration::try_default_rustls()
+            .context("cannot load this system's certificate authorities: set MQTT_CA_CERT");
     };
-    let client = tls.client.as_ref();
-    Ok(TlsConfiguration::Simple {
-        ca: ca.clone(),
-        alpn: None,
-        client_auth: client.map(|client| (client.certificate.clone(), client.key.clone())),
-    })
+    let mut authorities = RootCertStore::empty();
+    let certificates = CertificateDer::pem_slice_iter(ca).collect::<Result<Vec<_>, _>>();
+    authorities.add_parsable_certificates(certificates.context("MQTT_CA_CERT")?);
+    ensure!(!authorities.is_empty(), "MQTT_CA_CERT holds no PEM certificate");
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(authorities);
+    let config = match &tls.client {
+        None => config.with_no_client_auth(),
+        Some(client) => {
+            let chain = CertificateDer::pem_slice_iter(&client.certificate);
+            let chain = chain.collect::<Result<Vec<_>, _>>().context("MQTT_CLIENT_CERT")?;
+            let key = PrivateKeyDer::from_pem_slice(&client.key)
+                .context("MQTT_CLIENT_KEY holds no usable PEM key")?;
+            config
+                .with_client_auth_cert(chain, key)
+                .context("MQTT_CLIENT_CERT and MQTT_CLIENT_KEY do not make a pair")?
+        }
+    };
+    Ok(TlsConfiguration::Rustls(Arc::new(config)))
 }
 
 /// A subscription at `QoS` 1, within the group if there is one. A retained message comes only when

@@ -1,5 +1,7 @@
 //! The window against a naive model: order, no loss, bound.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use telemetry_model::{DeviceId, EventKind, Timestamp};
 
@@ -11,9 +13,11 @@ fn event(n: i64) -> Event {
     Event { device, kind: EventKind::Heartbeat, received, samples: vec![] }
 }
 
+const ROOMY: Limits = Limits { owed: 1000, bytes: 1 << 20 };
+
 #[test]
 fn a_rejected_delivery_is_acknowledged_in_its_turn() {
-    let mut window = Window::default();
+    let mut window = Window::new(ROOMY);
     window.push(None, Some(1), 1).unwrap();
     assert_eq!(window.settled(), [1]);
     window.push(Some(event(2)), Some(2), 1).unwrap();
@@ -25,16 +29,54 @@ fn a_rejected_delivery_is_acknowledged_in_its_turn() {
 }
 
 #[test]
-fn qos_0_is_bounded_and_qos_1_is_not() {
-    let mut window = Window::default();
-    window.push(Some(event(1)), None::<u8>, MAX_BYTES).unwrap();
+fn is_bounded_but_takes_one_delivery_of_any_size() {
+    let mut window = Window::new(Limits { owed: 2, bytes: 100 });
+    window.push(Some(event(1)), None::<u8>, 500).unwrap();
     assert_eq!(window.push(Some(event(2)), None, 1), Err(Full));
-    window.push(Some(event(3)), Some(3), 1).unwrap();
+    assert_eq!(window.push(Some(event(2)), Some(2), 1), Err(Full));
+    assert!(!window.has_room());
+    window.next_batch(1, 1).unwrap();
+    window.acked(1).unwrap();
+    window.push(Some(event(3)), None, 50).unwrap();
+    assert_eq!(window.push(Some(event(4)), None, 1), Err(Full), "half is for those with a receipt");
+    window.push(Some(event(5)), Some(5), 25).unwrap();
+    window.push(None, Some(6), 25).unwrap();
+    assert_eq!(window.push(None, Some(7), 0), Err(Full), "more than the broker was to send");
+    window.push(None, None, 1).unwrap();
+    assert_eq!(window.deliveries.len(), 3, "nothing is owed for what was rejected at QoS 0");
+}
+
+#[test]
+fn a_lost_connection_voids_its_receipts_and_keeps_its_events() {
+    let mut window = Window::new(ROOMY);
+    window.push(Some(event(1)), Some("old"), 1).unwrap();
+    window.void_receipts();
+    window.push(Some(event(1)), Some("new"), 1).unwrap();
+    assert_eq!(window.owed, 1);
+    assert_eq!(window.next_batch(10, 10).unwrap().events.len(), 2);
+    assert!(window.awaits_ack());
+    assert_eq!(window.acked(2).unwrap(), ["new"]);
+    assert!(!window.awaits_ack());
+}
+
+#[test]
+fn knows_the_event_of_a_sequence() {
+    let mut window = Window::new(ROOMY);
+    for n in 1..=4 {
+        window.push((n != 2).then(|| event(n)), Some(n), 1).unwrap();
+    }
+    window.next_batch(2, 10).unwrap();
+    let micros = |window: &Window<i64>, sequence| {
+        window.sent_event(sequence).map(|event| event.received.micros())
+    };
+    assert_eq!([0, 1, 2, 3].map(|n| micros(&window, n)), [None, Some(1), Some(3), None]);
+    window.acked(1).unwrap();
+    assert_eq!([1, 2].map(|n| micros(&window, n)), [None, Some(3)]);
 }
 
 #[test]
 fn an_acknowledgement_of_what_was_not_sent_is_refused() {
-    let mut window = Window::default();
+    let mut window = Window::new(ROOMY);
     window.push(Some(event(1)), Some(1), 1).unwrap();
     assert_eq!(window.acked(1), Err(NotSent));
 }
@@ -45,6 +87,7 @@ enum Step {
     Send(usize),
     Ack(u64),
     Rewind,
+    Reconnect,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -54,6 +97,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (1..5_usize).prop_map(Step::Send),
         2 => (0..6_u64).prop_map(Step::Ack),
         1 => Just(Step::Rewind),
+        1 => Just(Step::Reconnect),
     ];
     prop::collection::vec(step, 0..200)
 }
@@ -62,10 +106,10 @@ proptest! {
     /// Every receipt comes once, in order, and only when all events before it are acknowledged.
     #[test]
     fn receipts_come_in_order_and_only_for_what_is_stored(steps in steps()) {
-        let mut window = Window::default();
+        let mut window = Window::new(ROOMY);
         let (mut pushed, mut stored) = (Vec::new(), 0_usize);
         let (mut on_stream, mut acked) = (Vec::<usize>::new(), 0_u64);
-        let mut receipts = Vec::new();
+        let (mut receipts, mut void) = (Vec::new(), BTreeSet::new());
         for step in steps {
             match step {
                 Step::Push { rejected, qos1 } => {
@@ -92,17 +136,22 @@ proptest! {
                     window.rewind();
                     (on_stream, acked) = (Vec::new(), 0);
                 }
+                Step::Reconnect => {
+                    window.void_receipts();
+                    void.extend((0..pushed.len()).filter(|n| !receipts.contains(n)));
+                }
             }
             // Everything before the first event that is not stored.
             let settled = (0..pushed.len()).take_while(|n| pushed[*n].0 || *n < stored);
-            let expected: Vec<_> = settled.filter(|n| pushed[*n].1).collect();
+            let expected: Vec<_> = settled.filter(|n| pushed[*n].1 && !void.contains(n)).collect();
             prop_assert_eq!(&receipts, &expected);
         }
         window.rewind();
         while window.next_batch(7, 1000).is_some() {}
         receipts.extend(window.acked(window.sent).unwrap());
         receipts.extend(window.settled());
-        prop_assert_eq!(receipts.len(), pushed.iter().filter(|(_, qos1)| *qos1).count());
-        prop_assert!(window.is_empty() && window.bytes == 0);
+        let owed = (0..pushed.len()).filter(|n| pushed[*n].1 && !void.contains(n)).count();
+        prop_assert_eq!(receipts.len(), owed);
+        prop_assert!(window.is_empty() && window.bytes == 0 && window.owed == 0);
     }
 }

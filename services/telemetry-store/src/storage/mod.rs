@@ -84,7 +84,7 @@ pub trait Storage: Debug + Send + Sync {
     async fn log_range(&self, device: &DeviceId) -> Result<LogRange>;
 
     /// The events of a device after a cursor, oldest first, at most `limit`.
-    /// [`Error::CursorExpired`](crate::Error::CursorExpired) if it lies outside the log.
+    /// [`Error::CursorExpired`] if it lies outside the log.
     async fn tail(&self, device: &DeviceId, after: Cursor, limit: usize) -> Result<Tail>;
 
     /// One device, if it has been heard of.
