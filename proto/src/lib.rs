@@ -26,3 +26,6 @@ pub mod v1 {
 
 /// The compiled `.proto` files, comments included, for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/telemetry.bin"));
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+//! Conversion: what is well formed survives the wire, what is not is refused by name.
+
+use proptest::prelude::*;
+use prost::Message;
+use telemetry_model::{
+    Cursor, DeviceClock, DeviceId, Event, EventKind, Measurement, MetricName, Partition, Reading,
+    Sample, StoredEvent, TimeSource, Timestamp, Value,
+};
+
+use super::*;
+
+fn timestamps() -> impl Strategy<Value = Timestamp> {
+    (Timestamp::MIN.micros()..=Timestamp::MAX.micros())
+        .prop_map(|micros| Timestamp::from_micros(micros).unwrap())
+}
+
+fn values() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        any::<f64>().prop_filter("finite", |n| n.is_finite()).prop_map(Value::Number),
+        any::<i64>().prop_map(Value::Integer),
+        any::<bool>().prop_map(Value::Flag),
+        "[^\u{0}]{0,40}".prop_map(|text| Value::Text(text.into())),
+    ]
+}
+
+fn measurements() -> impl Strategy<Value = Measurement> {
+    ("[a-zäöü_.]{1,20}", values())
+        .prop_map(|(name, value)| Measurement { metric: MetricName::parse(&name).unwrap(), value })
+}
+
+fn samples() -> impl Strategy<Value = Sample> {
+    let clock = prop_oneof![
+        Just(DeviceClock::None),
+        timestamps().prop_map(DeviceClock::Wall),
+        any::<u32>().prop_map(DeviceClock::Counter),
+    ];
+    (clock, prop::collection::vec(measurements(), 1..5))
+        .prop_map(|(clock, measurements)| Sample { clock, measurements })
+}
+
+fn device() -> DeviceId {
+    DeviceId::parse("fern-1").unwrap()
+}
+
+proptest! {
+    #[test]
+    fn events_survive_the_wire(
+        received in timestamps(),
+        samples in prop::collection::vec(samples(), 1..4),
+    ) {
+        let event = Event { device: device(), kind: EventKind::Telemetry, received, samples };
+        let bytes = v1::IngestEvent::from(&event).encode_to_vec();
+        let wire = v1::IngestEvent::decode(bytes.as_slice()).unwrap();
+        prop_assert_eq!(super::event(wire).unwrap(), event);
+    }
+
+    #[test]
+    fn log_records_survive_the_table(
+        time in timestamps(),
+        received in timestamps(),
+        measured in prop::collection::vec(measurements(), 0..5),
+    ) {
+        let time_source = TimeSource::Uptime;
+        let reading = |Measurement { metric, value }| Reading { metric, value, time, time_source };
+        let event = StoredEvent {
+            device: device(),
+            cursor: Cursor { partition: Partition::new(3).unwrap(), position: 7 },
+            kind: EventKind::Heartbeat,
+            time,
+            time_source,
+            received,
+            readings: measured.into_iter().map(reading).collect(),
+        };
+        let record = encode_log_record(event.clone());
+        prop_assert_eq!(decode_log_record(&record, event.cursor).unwrap(), event);
+    }
+
+    #[test]
+    fn arbitrary_bytes_are_no_record(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+        let cursor = Cursor { partition: Partition::new(0).unwrap(), position: 1 };
+        drop(decode_log_record(&bytes, cursor));
+    }
+}
+
+#[test]
+fn what_is_malformed_is_named() {
+    let time = Some(prost_types::Timestamp { seconds: 0, nanos: 0 });
+    let measurement =
+        v1::Measurement { metric: "t".to_owned(), value: Some(v1::measurement::Value::Integer(1)) };
+    let sample = v1::Sample { clock: None, measurements: vec![measurement.clone()] };
+    let good = v1::IngestEvent {
+        device_id: "fern-1".to_owned(),
+        kind: v1::EventKind::Telemetry.into(),
+        received: time,
+        samples: vec![sample],
+    };
+    assert!(event(good.clone()).is_ok());
+    let with_measurement = |measurement| v1::IngestEvent {
+        samples: vec![v1::Sample { clock: None, measurements: vec![measurement] }],
+        ..good.clone()
+    };
+    let text = "x".repeat(4097);
+    for (wire, field) in [
+        (v1::IngestEvent { device_id: String::new(), ..good.clone() }, "device_id"),
+        (v1::IngestEvent { kind: 0, ..good.clone() }, "kind"),
+        (v1::IngestEvent { kind: 99, ..good.clone() }, "kind"),
+        (v1::IngestEvent { received: None, ..good.clone() }, "received"),
+        (v1::IngestEvent { samples: vec![], ..good.clone() }, "samples"),
+        (
+            with_measurement(v1::Measurement { metric: "\n".into(), ..measurement.clone() }),
+            "samples[0].measurements[0].metric",
+        ),
+        (
+            with_measurement(v1::Measurement { value: None, ..measurement.clone() }),
+            "samples[0].measurements[0].value",
+        ),
+        (
+            with_measurement(v1::Measurement {
+                value: Some(v1::measurement::Value::Text(text)),
+                ..measurement
+            }),
+            "samples[0].measurements[0].text",
+        ),
+    ] {
+        assert_eq!(event(wire).unwrap_err().field, field);
+    }
+    let late = prost_types::Timestamp { seconds: i64::MAX, nanos: 0 };
+    assert_eq!(timestamp("end_time", late).unwrap_err().field, "end_time");
+    let odd = prost_types::Timestamp { seconds: 0, nanos: -1 };
+    assert_eq!(timestamp("end_time", odd).unwrap_err().field, "end_time");
+    assert_eq!(duration("bucket_width", None).unwrap_err().field, "bucket_width");
+}
