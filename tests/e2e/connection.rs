@@ -78,3 +78,18 @@ async fn a_refused_subscription_is_named() -> anyhow::Result<()> {
     ensure!(!is_serving(&system.bridge_address()).await?);
     Ok(())
 }
+
+#[tokio::test]
+async fn tls_lets_in_who_has_a_certificate_and_nobody_else() -> anyhow::Result<()> {
+    let mut system = System::start_store(Database::Sqlite).await?;
+    system.use_tls(false);
+    system.start_bridge()?;
+    system.bridge()?.logged("MQTT connection lost", 1).await?;
+    ensure!(!is_serving(&system.bridge_address()).await?);
+    system.use_tls(true);
+    system.start_bridge()?;
+    health_becomes(&system.bridge_address(), true).await?;
+    system.device().publish("devices/fern-1/telemetry", 1, br#"{"t":1}"#)?;
+    system.client().await?.readings_come("fern-1", 1).await?;
+    Ok(())
+}

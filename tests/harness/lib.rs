@@ -6,6 +6,7 @@
 
 #![expect(clippy::print_stderr, reason = "speaks to whoever runs the tests")]
 
+mod certificates;
 mod client;
 mod device;
 mod eventually;

@@ -1,8 +1,8 @@
-//! A real Mosquitto on a port of its own, with passwords and ACLs, that can be killed and restarted.
+//! A real Mosquitto on a port of its own, with passwords and ACLs, with and without TLS.
 
 use std::{
     env, fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -10,12 +10,13 @@ use anyhow::{Context, ensure};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
-use crate::{Process, eventually, free_port};
+use crate::{Process, certificates, eventually, free_port};
 
 /// A broker.
 #[derive(Debug)]
 pub struct Mosquitto {
     port: u16,
+    tls_port: u16,
     folder: TempDir,
     process: Option<Process>,
 }
@@ -30,7 +31,9 @@ impl Mosquitto {
 
     /// Starts a broker that keeps its sessions over restarts.
     pub async fn start() -> anyhow::Result<Self> {
-        let mut broker = Self { port: free_port()?, folder: TempDir::new()?, process: None };
+        let (port, tls_port, folder) = (free_port()?, free_port()?, TempDir::new()?);
+        certificates::write(folder.path())?;
+        let mut broker = Self { port, tls_port, folder, process: None };
         broker.write_config()?;
         broker.restart().await?;
         Ok(broker)
@@ -39,6 +42,16 @@ impl Mosquitto {
     /// Where it listens.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where it listens with TLS, and asks for a certificate of its authority.
+    pub fn tls_port(&self) -> u16 {
+        self.tls_port
+    }
+
+    /// Where its files are: `ca.pem`, and `client.pem` and `client.key` of whom it lets in.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Ends it like a power cut.
@@ -64,6 +77,11 @@ impl Mosquitto {
         let config = format!(
             "user root\n\
              listener {} 127.0.0.1\n\
+             listener {} 127.0.0.1\n\
+             cafile {folder}/ca.pem\n\
+             certfile {folder}/server.pem\n\
+             keyfile {folder}/server.key\n\
+             require_certificate true\n\
              allow_anonymous false\n\
              password_file {folder}/passwords\n\
              acl_file {folder}/acl\n\
@@ -74,7 +92,7 @@ impl Mosquitto {
              max_inflight_messages 0\n\
              max_queued_messages 0\n\
              queue_qos0_messages true\n",
-            self.port
+            self.port, self.tls_port
         );
         fs::write(self.folder.path().join("mosquitto.conf"), config)?;
         let acl = format!(

@@ -30,6 +30,7 @@ pub struct System {
     bridge_port: u16,
     password: String,
     bridge_broker: Option<u16>,
+    tls_variables: Vec<(&'static str, String)>,
 }
 
 impl System {
@@ -57,6 +58,7 @@ impl System {
             bridge_port: free_port()?,
             password: Mosquitto::PASSWORD.to_owned(),
             bridge_broker: None,
+            tls_variables: Vec::new(),
         };
         if system.postgres.is_some() {
             let variables = [("DATABASE_URL", system.database_url())];
@@ -79,14 +81,16 @@ impl System {
     /// Starts the bridge (again) without waiting. One that runs is killed.
     pub fn start_bridge(&mut self) -> anyhow::Result<()> {
         drop(self.bridge.take());
-        let variables = [
-            ("MQTT_HOST", "127.0.0.1".to_owned()),
-            ("MQTT_PORT", self.bridge_broker.unwrap_or(self.broker.port()).to_string()),
+        let port = self.bridge_broker.unwrap_or(self.broker.port());
+        let mut variables = vec![
+            ("MQTT_HOST", "localhost".to_owned()),
+            ("MQTT_PORT", port.to_string()),
             ("MQTT_CLIENT_ID", "bridge".to_owned()),
             ("MQTT_BACKEND_PASSWORD", self.password.clone()),
             ("STORE_URL", format!("http://{}", self.store_address())),
             ("BRIDGE_LISTEN", self.bridge_address()),
         ];
+        variables.extend(self.tls_variables.clone());
         self.bridge = Some(Process::start("mqtt-bridge", &variables)?);
         Ok(())
     }
@@ -99,6 +103,21 @@ impl System {
     /// Lets the bridge use another broker from its next start on.
     pub fn set_broker(&mut self, port: u16) {
         self.bridge_broker = Some(port);
+    }
+
+    /// Lets the bridge use TLS from its next start on, with a certificate of its own or without.
+    pub fn use_tls(&mut self, with_certificate: bool) {
+        let file = |name: &str| self.broker.folder().join(name).display().to_string();
+        self.tls_variables = vec![
+            ("MQTT_USE_TLS", "true".to_owned()),
+            ("MQTT_TLS_PORT", self.broker.tls_port().to_string()),
+            ("MQTT_CA_CERT", file("ca.pem")),
+        ];
+        if with_certificate {
+            let identity =
+                [("MQTT_CLIENT_CERT", file("client.pem")), ("MQTT_CLIENT_KEY", file("client.key"))];
+            self.tls_variables.extend(identity);
+        }
     }
 
     /// Where the store serves.
