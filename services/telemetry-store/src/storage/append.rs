@@ -5,7 +5,10 @@
 //! is read is still so when it is written. That makes the optimistic way safe and simple: insert
 //! all readings; if one is there already, undo that, find which, and insert the rest.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, HashMap},
+};
 
 use async_trait::async_trait;
 use telemetry_model::{
@@ -161,7 +164,7 @@ pub(super) fn same(a: &Value, b: &Value) -> bool {
         #[expect(clippy::cast_precision_loss, reason = "compares as the database's float8 would")]
         (Value::Integer(integer), Value::Number(number))
         | (Value::Number(number), Value::Integer(integer)) => {
-            (*integer as f64).total_cmp(number).is_eq()
+            (*integer as f64).partial_cmp(number) == Some(Ordering::Equal)
         }
         _ => a == b,
     }

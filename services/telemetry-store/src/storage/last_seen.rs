@@ -46,11 +46,9 @@ impl LastSeen {
         device
     }
 
-    /// The notes to write, ordered by device so that writers cannot deadlock.
+    /// The notes to write.
     pub(super) fn pending(&self) -> Vec<(DeviceId, Note)> {
-        let mut notes: Vec<_> = self.notes().iter().map(|(id, note)| (id.clone(), *note)).collect();
-        notes.sort_by(|a, b| a.0.cmp(&b.0));
-        notes
+        self.notes().iter().map(|(id, note)| (id.clone(), *note)).collect()
     }
 
     /// Forgets notes that were written and have not changed since.

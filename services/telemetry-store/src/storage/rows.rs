@@ -47,6 +47,17 @@ pub(super) fn reading(
     })
 }
 
+/// By what both databases divide values before they add them up, so that no sum of finite numbers
+/// overflows: 2^40, a power of two, so that it costs no digit. Their statements have it as a literal.
+const SCALE: f64 = 1_099_511_627_776.0;
+
+/// The mean of values, from the sum of them divided by [`SCALE`].
+#[expect(clippy::cast_precision_loss, reason = "nobody has 2^53 readings")]
+pub(super) fn mean(scaled_sum: f64, count: u64, min: f64, max: f64) -> f64 {
+    // Rounding must not carry it beyond what it is the mean of.
+    (scaled_sum / count as f64 * SCALE).max(min).min(max)
+}
+
 /// The number that stands for a time source.
 pub(super) fn time_source_number(source: TimeSource) -> i16 {
     match source {

@@ -135,7 +135,7 @@ async fn last_seen(fresh: &mut Fresh) {
 async fn other_processes_hear_of_commits(fresh: &mut Fresh) {
     let mut own = fresh.storage.commits();
     let events = [telemetry("fern-1", 0, &[("t", Value::Integer(1))])];
-    if fresh.drop_database.is_some() {
+    if fresh.database.is_some() {
         let other = open(&fresh.url, &fresh.background).await.unwrap();
         let mut heard = other.commits();
         // Its listener says so once it listens.

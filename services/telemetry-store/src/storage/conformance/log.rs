@@ -12,6 +12,7 @@ on_each_backend!(
     pages_to_the_head,
     cursors_outside_are_refused,
     concurrent_appends_leave_no_gap,
+    writers_to_one_device_lose_nothing_to_a_reader,
     pruning_moves_the_horizon,
 );
 
@@ -98,6 +99,39 @@ async fn concurrent_appends_leave_no_gap(fresh: &mut Fresh) {
         });
     }
     tasks.join_all().await;
+}
+
+/// Eight writers to one device, as after a move to another replica; a reader follows in small steps.
+async fn writers_to_one_device_lose_nothing_to_a_reader(fresh: &mut Fresh) {
+    const EACH: i64 = 25;
+    let id = device("fern-1");
+    let mut tasks = tokio::task::JoinSet::new();
+    for writer in 0..8 {
+        let storage = Arc::clone(&fresh.storage);
+        tasks.spawn(async move {
+            for n in 0..EACH {
+                let number = writer * EACH + n;
+                let neighbour = format!("neighbour-{}", number % 60);
+                let values = [("t", Value::Integer(number))];
+                let events =
+                    [telemetry("fern-1", number, &values), telemetry(&neighbour, n, &values)];
+                storage.append(&events).await.unwrap();
+            }
+        });
+    }
+    let mut cursor = fresh.storage.log_range(&id).await.unwrap().oldest;
+    let mut seen = Vec::new();
+    while seen.len() < usize::try_from(8 * EACH).unwrap() {
+        let tail = fresh.storage.tail(&id, cursor, 7).await.unwrap();
+        assert!(tail.events.iter().all(|event| event.cursor.position > cursor.position));
+        cursor = tail.cursor;
+        seen.extend(tail.events.into_iter().map(|event| event.readings[0].time));
+        tokio::task::yield_now().await;
+    }
+    tasks.join_all().await;
+    assert!(fresh.storage.tail(&id, cursor, 7).await.unwrap().events.is_empty());
+    seen.sort_unstable();
+    assert_eq!(seen, (0..8 * EACH).map(at).collect::<Vec<_>>());
 }
 
 async fn pruning_moves_the_horizon(fresh: &mut Fresh) {

@@ -2,12 +2,13 @@
 
 mod appends;
 mod log;
+mod operations;
 mod reads;
 mod times;
 
 use std::sync::Arc;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use service_kit::lifecycle::Lifecycle;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use telemetry_model::{
@@ -24,7 +25,7 @@ struct Fresh {
     url: SecretString,
     background: Lifecycle,
     _folder: Option<TempDir>,
-    drop_database: Option<(String, String)>,
+    database: Option<TestDatabase>,
 }
 
 impl Fresh {
@@ -35,24 +36,15 @@ impl Fresh {
     }
 
     async fn timescaledb() -> Self {
-        let server = std::env::var("TELEMETRY_TEST_POSTGRES_URL")
-            .expect("TELEMETRY_TEST_POSTGRES_URL is not set: run tests/run");
-        let name = format!("telemetry_store_{:016x}", fastrand::u64(..));
-        let mut connection = PgConnection::connect(&server).await.unwrap();
-        connection.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
-        let url = format!("{}/{name}", server.rsplit_once('/').unwrap().0);
-        Self::open(url, None, Some((server, name))).await
+        let database = TestDatabase::create().await;
+        Self::open(database.url.clone(), None, Some(database)).await
     }
 
-    async fn open(
-        url: String,
-        folder: Option<TempDir>,
-        drop_database: Option<(String, String)>,
-    ) -> Self {
+    async fn open(url: String, folder: Option<TempDir>, database: Option<TestDatabase>) -> Self {
         let (url, background) = (SecretString::from(url), Lifecycle::new());
         migrate(&url).await.unwrap();
         let storage = open(&url, &background).await.unwrap();
-        Self { storage, url, background, _folder: folder, drop_database }
+        Self { storage, url, background, _folder: folder, database }
     }
 
     /// Closes the storage and opens the database anew, as a restarted process would.
@@ -65,11 +57,39 @@ impl Fresh {
         self.background.stop();
         assert!(self.background.drained().await);
         self.storage.close().await;
-        if let Some((server, name)) = self.drop_database {
-            let mut connection = PgConnection::connect(&server).await.unwrap();
-            let drop_it = format!("DROP DATABASE {name} WITH (FORCE)");
-            connection.execute(AssertSqlSafe(drop_it)).await.unwrap();
+        if let Some(database) = self.database {
+            database.drop().await;
         }
+    }
+
+    /// The URL as the driver takes it, for cases that need a session beside the storage.
+    fn database_url(&self) -> &str {
+        self.url.expose_secret()
+    }
+}
+
+/// An empty database on the test server.
+struct TestDatabase {
+    server: String,
+    name: String,
+    url: String,
+}
+
+impl TestDatabase {
+    async fn create() -> Self {
+        let server = std::env::var("TELEMETRY_TEST_POSTGRES_URL")
+            .expect("TELEMETRY_TEST_POSTGRES_URL is not set: run tests/run");
+        let name = format!("telemetry_store_{:016x}", fastrand::u64(..));
+        let mut connection = PgConnection::connect(&server).await.unwrap();
+        connection.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
+        let url = format!("{}/{name}", server.rsplit_once('/').unwrap().0);
+        Self { server, name, url }
+    }
+
+    async fn drop(self) {
+        let mut connection = PgConnection::connect(&self.server).await.unwrap();
+        let drop_it = format!("DROP DATABASE {} WITH (FORCE)", self.name);
+        connection.execute(AssertSqlSafe(drop_it)).await.unwrap();
     }
 }
 

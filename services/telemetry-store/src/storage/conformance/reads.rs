@@ -14,6 +14,7 @@ on_each_backend!(
     latest_of_each_metric,
     devices_in_order,
     summaries_equal_a_naive_one,
+    summaries_bear_extreme_values,
     unknown_names_find_nothing,
 );
 
@@ -148,6 +149,32 @@ async fn summaries_equal_a_naive_one(fresh: &mut Fresh) {
             values.iter().filter(within).map(|(micros, v)| (*micros, f64::from(*v))).collect();
         let expected = naive(&values, query.width_micros());
         assert_eq!(fresh.storage.summarize(&query).await.unwrap(), expected);
+    }
+}
+
+/// Any finite number is a value: squares and sums of some are not.
+async fn summaries_bear_extreme_values(fresh: &mut Fresh) {
+    let cases: [(&[f64], f64); 5] = [
+        (&[-1.5e300, 1.5e300], 0.0),
+        (&[f64::MAX, f64::MAX, f64::MAX], f64::MAX),
+        (&[f64::MIN, f64::MIN], f64::MIN),
+        (&[5e-324, 5e-324], 5e-324),
+        (&[1e-290, 3e-290], 2e-290),
+    ];
+    for (n, (values, avg)) in (0..).zip(cases) {
+        let event = |(s, value): (i64, &f64)| {
+            telemetry("fern-1", n * 60 + s, &[("t", Value::Number(*value))])
+        };
+        let events: Vec<_> = (0..).zip(values).map(event).collect();
+        fresh.storage.append(&events).await.unwrap();
+        let range = TimeRange::new(at(n * 60), at(n * 60 + 60)).unwrap();
+        let width = Duration::from_mins(1);
+        let query = SummaryQuery::new(device("fern-1"), metric("t"), range, width).unwrap();
+        let buckets = fresh.storage.summarize(&query).await.unwrap();
+        let [bucket] = buckets[..] else { panic!("{buckets:?}") };
+        let bits = |value: f64| value.to_bits();
+        assert_eq!((bucket.first, bucket.count), (values[0], values.len() as u64));
+        assert_eq!(bits(bucket.avg), bits(avg), "{values:?} gives {}", bucket.avg);
     }
 }
 

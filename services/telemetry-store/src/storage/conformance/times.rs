@@ -8,6 +8,8 @@ on_each_backend!(
     clocks_that_cannot_be_believed,
     samples_without_a_time_do_not_collide,
     uptime_lands_at_true_time_and_twice_is_once,
+    the_counter_wraps_and_time_goes_on,
+    uptime_sent_twice_in_a_batch_is_once,
     a_boot_is_decided_once_for_all_processes,
     counts_that_are_seconds,
 );
@@ -71,6 +73,39 @@ async fn uptime_lands_at_true_time_and_twice_is_once(fresh: &mut Fresh) {
     let again = told.iter().map(|(_, clock, value)| event(at(3700), &[*clock], *value));
     let outcome = fresh.storage.append(&again.collect::<Vec<_>>()).await.unwrap();
     assert!(outcome.iter().all(|appended| appended.duplicates == 1), "{outcome:?}");
+    assert_eq!(times(fresh).await, expected);
+}
+
+/// 49.7 days after it booted, a minute at a time; then all of it again.
+async fn the_counter_wraps_and_time_goes_on(fresh: &mut Fresh) {
+    let told: Vec<_> = (0..10_u32)
+        .map(|minute| {
+            let count = (u32::MAX - 5 * 60_000 + 1).wrapping_add(minute * 60_000);
+            (i64::from(minute) * 60, DeviceClock::Counter(count))
+        })
+        .collect();
+    for (seconds, clock) in &told {
+        fresh.storage.append(&[event(at(*seconds), &[*clock], *seconds)]).await.unwrap();
+    }
+    let expected: Vec<_> =
+        told.iter().map(|(seconds, _)| (at(*seconds), TimeSource::Uptime)).collect();
+    assert_eq!(times(fresh).await, expected);
+    let again = told.iter().map(|(seconds, clock)| event(at(1000 + seconds), &[*clock], *seconds));
+    let outcome = fresh.storage.append(&again.collect::<Vec<_>>()).await.unwrap();
+    assert!(outcome.iter().all(|appended| appended.duplicates == 1), "{outcome:?}");
+    assert_eq!(times(fresh).await, expected);
+}
+
+/// Nothing of the boot is in the database yet when the message comes for the second time.
+async fn uptime_sent_twice_in_a_batch_is_once(fresh: &mut Fresh) {
+    let told = [(60, 60_000), (61, 60_000), (120, 120_000), (121, 60_000), (122, 120_000)];
+    let events = told.map(|(seconds, count)| {
+        event(at(seconds), &[DeviceClock::Counter(count)], i64::from(count))
+    });
+    let outcome = fresh.storage.append(&events).await.unwrap();
+    let new: Vec<_> = outcome.iter().map(|appended| appended.stored).collect();
+    assert_eq!(new, [1, 0, 1, 0, 0]);
+    let expected = [60, 120].map(|seconds| (at(seconds), TimeSource::Uptime));
     assert_eq!(times(fresh).await, expected);
 }
 

@@ -6,24 +6,19 @@
 //! append with two `COPY`s, of which 3 ms were work.
 
 mod columns;
+pub(super) mod connect;
 mod feed;
 mod micros;
 mod prune;
 mod reads;
 mod tx;
 
-use std::{str::FromStr, time::Duration};
-
 use async_trait::async_trait;
 use service_kit::lifecycle::Lifecycle;
-use sqlx::{
-    Executor, PgPool,
-    migrate::Migrator,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use sqlx::{Executor, PgPool};
 use telemetry_model::{
-    Bucket, Cursor, Device, DeviceId, Event, Invalid, MetricName, Reading, ReadingQuery,
-    SummaryQuery, Timestamp,
+    Bucket, Cursor, Device, DeviceId, Event, MetricName, Reading, ReadingQuery, SummaryQuery,
+    Timestamp,
 };
 use tokio::sync::broadcast;
 
@@ -35,8 +30,8 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/postgres");
-
+/// One of them listens.
+const CONNECTIONS: u32 = 9;
 /// Commits a receiver may lag behind before it must look at the log by itself.
 const COMMITS: usize = 1024;
 
@@ -54,8 +49,8 @@ pub(super) struct Postgres {
 impl Postgres {
     /// Opens a database whose schema must be up to date.
     pub(super) async fn open(url: &str, background: &Lifecycle) -> Result<Self> {
-        let pool = pool(url, 8).await?;
-        check_version(&pool).await?;
+        let pool = connect::pool(url, CONNECTIONS).await?;
+        connect::check_version(&pool).await?;
         let commits = broadcast::Sender::new(COMMITS);
         let instance: String =
             sqlx::query_scalar("SELECT gen_random_uuid()::text").fetch_one(&pool).await?;
@@ -67,10 +62,7 @@ impl Postgres {
 
     /// Brings a database's schema up to date.
     pub(super) async fn migrate(url: &str) -> Result<()> {
-        let pool = pool(url, 1).await?;
-        MIGRATOR.run(&pool).await?;
-        pool.close().await;
-        Ok(())
+        connect::migrate(url).await
     }
 
     async fn ids(&self, events: &[Event]) -> Result<Ids> {
@@ -114,44 +106,19 @@ impl Postgres {
     }
 }
 
-async fn pool(url: &str, connections: u32) -> Result<PgPool> {
-    let invalid = |error: sqlx::Error| Invalid::new("DATABASE_URL", error.to_string());
-    let options = PgConnectOptions::from_str(url).map_err(invalid)?;
-    // An acknowledgement means committed and synced, whatever the server's default.
-    let options = options
-        .application_name("telemetry-store")
-        .options([("synchronous_commit", "on"), ("timezone", "UTC")]);
-    let pool = PgPoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(Duration::from_secs(5))
-        .connect_with(options)
-        .await?;
-    Ok(pool)
-}
-
-/// Refuses a database that is older or newer than this program.
-async fn check_version(pool: &PgPool) -> Result<()> {
-    let any: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
-        .fetch_one(pool)
-        .await?;
-    let mut applied: Vec<i64> = Vec::new();
-    if any {
-        let versions = sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success");
-        applied = versions.fetch_all(pool).await?;
-    }
-    if let Some(version) = applied.iter().find(|version| !MIGRATOR.version_exists(**version)) {
-        return Err(Error::Internal(
-            format!("the database has migration {version}, which this program does not know")
-                .into(),
-        ));
-    }
-    match MIGRATOR.iter().count() - applied.len() {
-        0 => Ok(()),
-        n => Err(Error::Internal(
-            format!("{n} database migrations are pending: run `telemetry-store migrate`").into(),
-        )),
-    }
-}
+/// Locks the devices in one order: two replicas that write notes on the same ones cannot deadlock.
+/// (An update alone locks in the order of its plan, whatever the order of the array.)
+const FLUSH: &str = "
+    WITH known AS (
+        SELECT devices.id, new.seen, new.heartbeat
+        FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[])
+             AS new (device_id, seen, heartbeat)
+        JOIN devices USING (device_id)
+        ORDER BY devices.id FOR UPDATE OF devices
+    )
+    UPDATE devices SET last_seen = greatest(devices.last_seen, known.seen),
+           last_heartbeat = greatest(devices.last_heartbeat, known.heartbeat)
+    FROM known WHERE devices.id = known.id";
 
 #[async_trait]
 impl Storage for Postgres {
@@ -217,18 +184,12 @@ impl Storage for Postgres {
         let ids: Vec<_> = notes.iter().map(|(id, _)| id.as_str().to_owned()).collect();
         let seen: Vec<_> = notes.iter().map(|(_, note)| Micros(note.seen.micros())).collect();
         let heartbeats = notes.iter().map(|(_, note)| note.heartbeat.map(|t| Micros(t.micros())));
-        sqlx::query(
-            "UPDATE devices SET last_seen = greatest(devices.last_seen, new.seen),
-                    last_heartbeat = greatest(devices.last_heartbeat, new.heartbeat)
-             FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[])
-                  AS new (id, seen, heartbeat)
-             WHERE devices.device_id = new.id",
-        )
-        .bind(ids)
-        .bind(seen)
-        .bind(heartbeats.collect::<Vec<_>>())
-        .execute(&self.pool)
-        .await?;
+        sqlx::query(FLUSH)
+            .bind(ids)
+            .bind(seen)
+            .bind(heartbeats.collect::<Vec<_>>())
+            .execute(&self.pool)
+            .await?;
         self.last_seen.written(&notes);
         Ok(())
     }

@@ -217,15 +217,19 @@ struct BucketRow {
     count: i64,
     min: f64,
     max: f64,
-    avg: f64,
+    scaled_sum: f64,
     first: f64,
     last: f64,
 }
 
+/// Not by `avg`, which fails on values whose squares overflow, as `sum` does when the sum does; nor
+/// can numbers be divided that the result would be too small for.
 const SUMMARIZE: &str = "
     SELECT time_bucket($5::bigint * INTERVAL '1 microsecond', r.time,
                        TIMESTAMPTZ '1970-01-01 00:00:00Z') AS start,
-           count(*) AS count, min(r.value) AS min, max(r.value) AS max, avg(r.value) AS avg,
+           count(*) AS count, min(r.value) AS min, max(r.value) AS max,
+           sum(CASE WHEN abs(r.value) < 1e-295 THEN 0 ELSE r.value / 1099511627776 END)
+               AS scaled_sum,
            first(r.value, r.time) AS first, last(r.value, r.time) AS last
     FROM (SELECT time, coalesce(number, integer::double precision) AS value
           FROM readings
@@ -245,8 +249,9 @@ pub(super) async fn summarize(pool: &PgPool, query: &SummaryQuery) -> Result<Vec
         .fetch_all(pool)
         .await?;
     let bucket = |row: BucketRow| {
-        let BucketRow { start, count, min, max, avg, first, last } = row;
+        let BucketRow { start, count, min, max, scaled_sum, first, last } = row;
         let (start, count) = (rows::timestamp(start.0)?, count.unsigned_abs());
+        let avg = rows::mean(scaled_sum, count, min, max);
         Ok(Bucket { start, count, min, max, avg, first, last })
     };
     rows.into_iter().map(bucket).collect()

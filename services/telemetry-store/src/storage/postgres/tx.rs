@@ -68,13 +68,16 @@ const BOOTS: &str = "
 #[async_trait]
 impl AppendTx for PgTx<'_> {
     async fn lock_heads(&mut self, partitions: &[Partition]) -> Result<Vec<i64>> {
-        let heads = sqlx::query_scalar(
+        let heads: Vec<i64> = sqlx::query_scalar(
             "SELECT head FROM log_heads WHERE log_partition = ANY($1)
              ORDER BY log_partition FOR UPDATE",
         )
         .bind(numbers(partitions))
         .fetch_all(&mut *self.tx)
         .await?;
+        if heads.len() != partitions.len() {
+            return Err(rows::corrupt("a log has no head"));
+        }
         Ok(heads)
     }
 

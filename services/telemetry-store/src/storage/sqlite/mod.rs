@@ -1,5 +1,6 @@
 //! SQLite: the embedded database of one process. One connection writes, several read.
 
+mod prune;
 mod reads;
 mod tx;
 
@@ -29,8 +30,6 @@ static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/sqlite");
 
 /// Commits a receiver may lag behind before it must look at the log by itself.
 const COMMITS: usize = 1024;
-/// How many rows one statement deletes, so that appends need not wait long.
-const PRUNE_ROWS: i64 = 10_000;
 
 /// A SQLite database.
 #[derive(Debug)]
@@ -96,32 +95,7 @@ impl Sqlite {
         tx.commit().await?;
         self.names.learn(devices, metrics)
     }
-
-    /// Deletes rows that a `?1` selects, some at a time.
-    async fn delete(&self, sql: &'static str, before: Timestamp) -> Result<()> {
-        loop {
-            let deleted = sqlx::query(sql).bind(before.micros()).bind(PRUNE_ROWS);
-            if deleted.execute(&self.writer).await?.rows_affected() == 0 {
-                return Ok(());
-            }
-        }
-    }
 }
-
-const PRUNE_READINGS: &str = "
-    DELETE FROM readings WHERE (device_id, metric_id, time) IN
-        (SELECT device_id, metric_id, time FROM readings WHERE time < ?1 LIMIT ?2)";
-
-const PRUNE_LOG: &str = "
-    DELETE FROM device_log WHERE (device_id, position) IN
-        (SELECT device_id, position FROM device_log WHERE received < ?1 LIMIT ?2)";
-
-/// Positions up to here are about to be deleted. Must be known before they are.
-const HORIZONS: &str = "
-    UPDATE log_heads SET horizon = max(horizon, gone.position)
-    FROM (SELECT log_partition, max(position) AS position FROM device_log
-          WHERE received < ?1 GROUP BY log_partition) AS gone
-    WHERE log_heads.log_partition = gone.log_partition";
 
 #[async_trait]
 impl Storage for Sqlite {
@@ -176,9 +150,7 @@ impl Storage for Sqlite {
     }
 
     async fn prune(&self, readings_before: Timestamp, log_before: Timestamp) -> Result<()> {
-        sqlx::query(HORIZONS).bind(log_before.micros()).execute(&self.writer).await?;
-        self.delete(PRUNE_LOG, log_before).await?;
-        self.delete(PRUNE_READINGS, readings_before).await
+        prune::prune(&self.readers, &self.writer, readings_before, log_before).await
     }
 
     async fn flush_devices(&self) -> Result<()> {

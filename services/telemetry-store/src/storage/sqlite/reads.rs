@@ -209,15 +209,18 @@ struct BucketRow {
     count: i64,
     min: f64,
     max: f64,
-    avg: f64,
+    scaled_sum: f64,
     first: f64,
     last: f64,
 }
 
-/// Division rounds towards zero, so what is before 1970 is moved down a bucket.
+/// Division rounds towards zero, so what is before 1970 is moved down a bucket. The sum is scaled
+/// as on PostgreSQL.
 const SUMMARIZE: &str = "
     SELECT (time - ((time % ?5) + ?5) % ?5) AS start,
-           count(*) AS count, min(value) AS min, max(value) AS max, avg(value) AS avg,
+           count(*) AS count, min(value) AS min, max(value) AS max,
+           sum(CASE WHEN abs(value) < 1e-295 THEN 0.0 ELSE value / 1099511627776.0 END)
+               AS scaled_sum,
            first, last
     FROM (SELECT time, value,
                  first_value(value) OVER bucket AS first, last_value(value) OVER bucket AS last
@@ -241,8 +244,9 @@ pub(super) async fn summarize(pool: &SqlitePool, query: &SummaryQuery) -> Result
         .fetch_all(pool)
         .await?;
     let bucket = |row: BucketRow| {
-        let BucketRow { start, count, min, max, avg, first, last } = row;
+        let BucketRow { start, count, min, max, scaled_sum, first, last } = row;
         let (start, count) = (rows::timestamp(start)?, count.unsigned_abs());
+        let avg = rows::mean(scaled_sum, count, min, max);
         Ok(Bucket { start, count, min, max, avg, first, last })
     };
     rows.into_iter().map(bucket).collect()

@@ -1,0 +1,74 @@
+//! How the store connects to PostgreSQL, and which schema it accepts there.
+
+use std::{str::FromStr, time::Duration};
+
+use sqlx::{
+    Executor, PgPool,
+    migrate::Migrator,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use telemetry_model::Invalid;
+
+use crate::error::{Error, Result};
+
+static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/postgres");
+
+/// What must hold in each session, whatever the server's defaults.
+const SESSION: [(&str, &str); 5] = [
+    // An acknowledgement means committed and synced.
+    ("synchronous_commit", "on"),
+    // Each statement of an append must see what was committed while it waited for the heads.
+    ("default_transaction_isolation", "read committed"),
+    // A replica that froze, or whose host is gone, must not keep the heads of the log.
+    ("idle_in_transaction_session_timeout", "10s"),
+    // Nobody waits longer for an answer.
+    ("statement_timeout", "60s"),
+    ("timezone", "UTC"),
+];
+
+/// Connections to a database as the store wants them.
+pub(in crate::storage) async fn pool(url: &str, connections: u32) -> Result<PgPool> {
+    let invalid = |error: sqlx::Error| Invalid::new("DATABASE_URL", error.to_string());
+    let options = PgConnectOptions::from_str(url).map_err(invalid)?;
+    let options = options.application_name("telemetry-store").options(SESSION);
+    let pool = PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(Duration::from_secs(5))
+        .connect_with(options)
+        .await?;
+    Ok(pool)
+}
+
+/// Refuses a database that is older or newer than this program.
+pub(super) async fn check_version(pool: &PgPool) -> Result<()> {
+    let any: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+        .fetch_one(pool)
+        .await?;
+    let mut applied: Vec<i64> = Vec::new();
+    if any {
+        let versions = sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success");
+        applied = versions.fetch_all(pool).await?;
+    }
+    if let Some(version) = applied.iter().find(|version| !MIGRATOR.version_exists(**version)) {
+        return Err(Error::Internal(
+            format!("the database has migration {version}, which this program does not know")
+                .into(),
+        ));
+    }
+    match MIGRATOR.iter().count() - applied.len() {
+        0 => Ok(()),
+        n => Err(Error::Internal(
+            format!("{n} database migrations are pending: run `telemetry-store migrate`").into(),
+        )),
+    }
+}
+
+/// Brings a database's schema up to date. Several at once wait for each other.
+pub(super) async fn migrate(url: &str) -> Result<()> {
+    let pool = pool(url, 1).await?;
+    // It is the pool's only connection. To move data, or to wait for another one, takes time.
+    pool.execute("SET statement_timeout = 0").await?;
+    MIGRATOR.run(&pool).await?;
+    pool.close().await;
+    Ok(())
+}
