@@ -2,7 +2,8 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 3] = [
+const FILES: [&str; 4] = [
+    "telemetry/v1/diagnostics_service.proto",
     "telemetry/v1/ingest_service.proto",
     "telemetry/v1/query_service.proto",
     "telemetry/v1/watch_service.proto",

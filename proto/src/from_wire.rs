@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use prost::Message as _;
 use telemetry_model::{
-    DeviceClock, DeviceId, Event, EventKind, Invalid, Measurement, MetricName, Reading, Sample,
-    TimeRange, TimeSource, Timestamp, Value,
+    ClientId, DeviceClock, DeviceId, Event, EventKind, Invalid, Measurement, Message, MetricName,
+    ProcessId, Reading, Refusal, Sample, Sender, SenderReport, TimeRange, TimeSource, Timestamp,
+    Value,
 };
 
 use crate::v1;
@@ -13,9 +15,75 @@ use crate::v1;
 pub const MAX_SAMPLES: usize = 1000;
 /// The most measurements one sample may have.
 pub const MAX_MEASUREMENTS: usize = 1000;
+/// The longest topic, in bytes: MQTT's own limit.
+const MAX_TOPIC_BYTES: usize = 65_535;
+/// The longest payload of a refusal, in bytes.
+pub const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
+/// What is kept of a text about a fault, in bytes.
+const MAX_FAULT_BYTES: usize = 1024;
+
+/// A message that a client wants settled.
+pub fn message(mut wire: v1::IngestEvent) -> Result<Message, Invalid> {
+    let topic = std::mem::take(&mut wire.topic).replace('\0', "\u{FFFD}").into_boxed_str();
+    if topic.len() > MAX_TOPIC_BYTES {
+        return Err(Invalid::new("topic", format!("must be at most {MAX_TOPIC_BYTES} bytes")));
+    }
+    let qos = u8::try_from(wire.qos).ok().filter(|qos| *qos <= 2);
+    let qos = qos.ok_or_else(|| Invalid::new("qos", "must be 0, 1 or 2"))?;
+    let Some(refusal) = wire.refusal.take() else {
+        return Ok(Message { topic, qos, event: Some(event(wire)?), refusal: None });
+    };
+    let refusal = self::refusal(&wire, refusal).map_err(|error| error.within("refusal"))?;
+    let event = if wire.samples.is_empty() { None } else { Some(event(wire)?) };
+    Ok(Message { topic, qos, event, refusal: Some(refusal) })
+}
+
+fn refusal(wire: &v1::IngestEvent, refusal: v1::Refusal) -> Result<Refusal, Invalid> {
+    let v1::Refusal { reason, field, detail, payload } = refusal;
+    if reason.is_empty() || reason.len() > 64 {
+        return Err(Invalid::new("reason", "must be 1 to 64 bytes"));
+    }
+    if payload.len() > MAX_PAYLOAD_BYTES {
+        let reason = format!("must be at most {MAX_PAYLOAD_BYTES} bytes, is {}", payload.len());
+        return Err(Invalid::new("payload", reason));
+    }
+    Ok(Refusal {
+        device: match wire.device_id.as_str() {
+            "" => None,
+            id => Some(DeviceId::parse(id)?),
+        },
+        kind: event_kind(wire.kind()).ok(),
+        received: required_timestamp("received", wire.received)?,
+        reason: clean(&reason),
+        field: clean(&field),
+        detail: clean(&detail),
+        payload,
+    })
+}
+
+/// Text about a fault: without NUL characters, which `PostgreSQL` cannot keep, and not too long.
+fn clean(text: &str) -> String {
+    let text = text.get(..text.floor_char_boundary(MAX_FAULT_BYTES)).unwrap_or(text);
+    text.replace('\0', "\u{FFFD}")
+}
+
+/// Who sends.
+pub fn sender(wire: &v1::Sender) -> Result<Sender, Invalid> {
+    Ok(Sender {
+        process: ProcessId::parse(&wire.process_id)?,
+        client: ClientId::parse(&wire.client_id)?,
+        started: required_timestamp("started", wire.started)?,
+    })
+}
+
+/// What a sender told of itself.
+pub fn report(wire: &v1::BridgeReport) -> SenderReport {
+    let dropped = wire.dropped.iter().fold(0_u64, |sum, each| sum.saturating_add(each.count));
+    SenderReport { received: wire.received, dropped, record: wire.encode_to_vec() }
+}
 
 /// An event that a client wants stored.
-pub fn event(wire: v1::IngestEvent) -> Result<Event, Invalid> {
+fn event(wire: v1::IngestEvent) -> Result<Event, Invalid> {
     let kind = event_kind(wire.kind())?;
     let samples = wire.samples;
     let (least, most) = match kind {

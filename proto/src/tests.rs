@@ -1,10 +1,10 @@
 //! Conversion: what is well formed survives the wire, what is not is refused by name.
 
 use proptest::prelude::*;
-use prost::Message;
+use prost::Message as _;
 use telemetry_model::{
-    Cursor, DeviceClock, DeviceId, Event, EventKind, Measurement, MetricName, Partition, Reading,
-    Sample, StoredEvent, TimeSource, Timestamp, Value,
+    Cursor, DeviceClock, DeviceId, Event, EventKind, Measurement, Message, MetricName, Partition,
+    Reading, Refusal, Sample, StoredEvent, TimeSource, Timestamp, Value,
 };
 
 use super::*;
@@ -44,14 +44,26 @@ fn device() -> DeviceId {
 
 proptest! {
     #[test]
-    fn events_survive_the_wire(
+    fn messages_survive_the_wire(
         received in timestamps(),
         samples in prop::collection::vec(samples(), 1..4),
+        (refused, half_bad) in any::<(bool, bool)>(),
     ) {
         let event = Event { device: device(), kind: EventKind::Telemetry, received, samples };
-        let bytes = v1::IngestEvent::from(&event).encode_to_vec();
+        let refusal = refused.then(|| Refusal {
+            device: Some(device()),
+            kind: Some(EventKind::Telemetry),
+            received,
+            reason: "invalid_value".into(),
+            field: "t".into(),
+            detail: "must be finite".into(),
+            payload: b"{}".into(),
+        });
+        let event = (!refused || half_bad).then_some(event);
+        let message = Message { topic: "devices/fern-1/telemetry".into(), qos: 1, event, refusal };
+        let bytes = v1::IngestEvent::from(&message).encode_to_vec();
         let wire = v1::IngestEvent::decode(bytes.as_slice()).unwrap();
-        prop_assert_eq!(super::event(wire).unwrap(), event);
+        prop_assert_eq!(super::message(wire).unwrap(), message);
     }
 
     #[test]
@@ -93,8 +105,10 @@ fn what_is_malformed_is_named() {
         kind: v1::EventKind::Telemetry.into(),
         received: time,
         samples: vec![sample],
+        ..Default::default()
     };
-    assert!(event(good.clone()).is_ok());
+    let refusal = |reason: &str| v1::Refusal { reason: reason.into(), ..Default::default() };
+    assert!(message(good.clone()).is_ok());
     let with_measurement = |measurement| v1::IngestEvent {
         samples: vec![v1::Sample { clock: None, measurements: vec![measurement] }],
         ..good.clone()
@@ -106,6 +120,9 @@ fn what_is_malformed_is_named() {
         (v1::IngestEvent { kind: 99, ..good.clone() }, "kind"),
         (v1::IngestEvent { received: None, ..good.clone() }, "received"),
         (v1::IngestEvent { samples: vec![], ..good.clone() }, "samples"),
+        (v1::IngestEvent { qos: 3, ..good.clone() }, "qos"),
+        (v1::IngestEvent { topic: "x".repeat(65_536), ..good.clone() }, "topic"),
+        (v1::IngestEvent { refusal: Some(refusal("")), ..good.clone() }, "refusal.reason"),
         (
             with_measurement(v1::Measurement { metric: "\n".into(), ..measurement.clone() }),
             "samples[0].measurements[0].metric",
@@ -122,7 +139,7 @@ fn what_is_malformed_is_named() {
             "samples[0].measurements[0].text",
         ),
     ] {
-        assert_eq!(event(wire).unwrap_err().field, field);
+        assert_eq!(message(wire).unwrap_err().field, field);
     }
     let late = prost_types::Timestamp { seconds: i64::MAX, nanos: 0 };
     assert_eq!(timestamp("end_time", late).unwrap_err().field, "end_time");

@@ -1,19 +1,49 @@
 //! Model to wire: cannot fail.
 
 use telemetry_model::{
-    Bucket, Device, DeviceClock, Event, EventKind, Measurement, MetricName, Reading, Sample,
-    StoredEvent, TimeSource, Timestamp, Value,
+    Bucket, Device, DeviceClock, EventKind, Measurement, Message, MetricName, Reading, Refusal,
+    Sample, Sender, StoredEvent, TimeSource, Timestamp, Value,
 };
 
 use crate::v1;
 
-impl From<&Event> for v1::IngestEvent {
-    fn from(event: &Event) -> Self {
+impl From<&Message> for v1::IngestEvent {
+    fn from(message: &Message) -> Self {
+        let Message { topic, qos, event, refusal } = message;
+        let event = event.as_ref();
+        let refused = refusal.as_ref();
+        let device = event.map(|e| &e.device).or(refused.and_then(|r| r.device.as_ref()));
+        let kind = event.map(|e| e.kind).or(refused.and_then(|r| r.kind));
+        let received = event.map(|e| e.received).or(refused.map(|r| r.received));
         Self {
-            device_id: event.device.as_str().to_owned(),
-            kind: v1::EventKind::from(event.kind).into(),
-            received: Some(wire_timestamp(event.received)),
-            samples: event.samples.iter().map(Into::into).collect(),
+            device_id: device.map(|id| id.as_str().to_owned()).unwrap_or_default(),
+            kind: kind.map_or(v1::EventKind::Unspecified, v1::EventKind::from).into(),
+            received: received.map(wire_timestamp),
+            samples: event.iter().flat_map(|e| &e.samples).map(Into::into).collect(),
+            topic: topic.as_ref().to_owned(),
+            qos: u32::from(*qos),
+            refusal: refused.map(Into::into),
+        }
+    }
+}
+
+impl From<&Refusal> for v1::Refusal {
+    fn from(refusal: &Refusal) -> Self {
+        Self {
+            reason: refusal.reason.clone(),
+            field: refusal.field.clone(),
+            detail: refusal.detail.clone(),
+            payload: refusal.payload.clone(),
+        }
+    }
+}
+
+impl From<&Sender> for v1::Sender {
+    fn from(sender: &Sender) -> Self {
+        Self {
+            process_id: sender.process.as_str().to_owned(),
+            client_id: sender.client.as_str().to_owned(),
+            started: Some(wire_timestamp(sender.started)),
         }
     }
 }

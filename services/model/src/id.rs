@@ -66,8 +66,8 @@ impl MetricName {
     }
 }
 
-/// What both kinds of name have in common.
-fn check(text: &str, max_bytes: usize) -> Result<(), String> {
+/// What all kinds of name have in common.
+pub(crate) fn check(text: &str, max_bytes: usize) -> Result<(), String> {
     if text.is_empty() {
         return Err("must not be empty".into());
     }

@@ -13,6 +13,8 @@ mod cursor;
 mod event;
 mod id;
 mod invalid;
+mod ledger;
+mod message;
 mod query;
 mod time;
 mod value;
@@ -24,6 +26,8 @@ pub use event::{
 };
 pub use id::{DeviceId, MetricName};
 pub use invalid::Invalid;
+pub use ledger::{Account, Balance, Tally};
+pub use message::{ClientId, Message, ProcessId, Refusal, Sender, SenderReport, Submission};
 pub use query::{Bucket, Order, ReadingPosition, ReadingQuery, SummaryQuery};
 pub use time::{TimeRange, Timestamp};
 pub use value::Value;
