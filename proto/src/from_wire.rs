@@ -9,17 +9,12 @@ use telemetry_model::{
 
 use crate::v1;
 
-/// The most samples one event may have.
-pub const MAX_SAMPLES: usize = 1000;
-/// The most measurements one sample may have.
-pub const MAX_MEASUREMENTS: usize = 1000;
-
 /// An event that a client wants stored.
 pub fn event(wire: v1::IngestEvent) -> Result<Event, Invalid> {
     let kind = event_kind(wire.kind())?;
     let samples = wire.samples;
     let (least, most) = match kind {
-        EventKind::Telemetry => (1, MAX_SAMPLES),
+        EventKind::Telemetry => (1, Event::MAX_SAMPLES),
         EventKind::Heartbeat => (0, 1),
     };
     if !(least..=most).contains(&samples.len()) {
@@ -49,8 +44,9 @@ fn event_kind(kind: v1::EventKind) -> Result<EventKind, Invalid> {
 fn sample(wire: v1::Sample, kind: EventKind) -> Result<Sample, Invalid> {
     let count = wire.measurements.len();
     let least = usize::from(kind == EventKind::Telemetry);
-    if !(least..=MAX_MEASUREMENTS).contains(&count) {
-        let reason = format!("must hold {least} to {MAX_MEASUREMENTS}, holds {count}");
+    if !(least..=Sample::MAX_MEASUREMENTS).contains(&count) {
+        let most = Sample::MAX_MEASUREMENTS;
+        let reason = format!("must hold {least} to {most}, holds {count}");
         return Err(Invalid::new("measurements", reason));
     }
     let clock = match wire.clock {
