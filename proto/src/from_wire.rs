@@ -11,14 +11,10 @@ use telemetry_model::{
 
 use crate::v1;
 
-/// The most samples one event may have.
-pub const MAX_SAMPLES: usize = 1000;
-/// The most measurements one sample may have.
-pub const MAX_MEASUREMENTS: usize = 1000;
 /// The longest topic, in bytes: MQTT's own limit.
 const MAX_TOPIC_BYTES: usize = 65_535;
 /// The longest payload of a refusal, in bytes.
-pub const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
+const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
 /// What is kept of a text about a fault, in bytes.
 const MAX_FAULT_BYTES: usize = 1024;
 
@@ -87,7 +83,7 @@ fn event(wire: v1::IngestEvent) -> Result<Event, Invalid> {
     let kind = event_kind(wire.kind())?;
     let samples = wire.samples;
     let (least, most) = match kind {
-        EventKind::Telemetry => (1, MAX_SAMPLES),
+        EventKind::Telemetry => (1, Event::MAX_SAMPLES),
         EventKind::Heartbeat => (0, 1),
     };
     if !(least..=most).contains(&samples.len()) {
@@ -117,8 +113,9 @@ fn event_kind(kind: v1::EventKind) -> Result<EventKind, Invalid> {
 fn sample(wire: v1::Sample, kind: EventKind) -> Result<Sample, Invalid> {
     let count = wire.measurements.len();
     let least = usize::from(kind == EventKind::Telemetry);
-    if !(least..=MAX_MEASUREMENTS).contains(&count) {
-        let reason = format!("must hold {least} to {MAX_MEASUREMENTS}, holds {count}");
+    if !(least..=Sample::MAX_MEASUREMENTS).contains(&count) {
+        let most = Sample::MAX_MEASUREMENTS;
+        let reason = format!("must hold {least} to {most}, holds {count}");
         return Err(Invalid::new("measurements", reason));
     }
     let clock = match wire.clock {

@@ -15,6 +15,11 @@ pub struct Event {
     pub samples: Vec<Sample>,
 }
 
+impl Event {
+    /// The most samples one event may have.
+    pub const MAX_SAMPLES: usize = 1000;
+}
+
 /// The two kinds of message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventKind {
@@ -31,6 +36,11 @@ pub struct Sample {
     pub clock: DeviceClock,
     /// The measurements.
     pub measurements: Vec<Measurement>,
+}
+
+impl Sample {
+    /// The most measurements one sample may have.
+    pub const MAX_MEASUREMENTS: usize = 1000;
 }
 
 /// What a message says of its time.

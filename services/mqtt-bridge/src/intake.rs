@@ -2,13 +2,10 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use telemetry_decode::{Reason, Rejected, Router};
 use telemetry_model::{Clock, DeviceId, Event, EventKind, Sample, Timestamp};
 
-use crate::{
-    rejected::{Reason, Rejected, Rejections},
-    topic::Router,
-    window::weight,
-};
+use crate::{rejected::Rejections, window::weight};
 
 /// The heaviest event. What weighs more might not fit into one request to the store, which takes
 /// 4 MiB, and could then never be sent: long keys around many values can do that.
@@ -102,10 +99,10 @@ impl Stamp {
 
 #[cfg(test)]
 mod tests {
+    use telemetry_decode::{TopicFilter, decode};
     use telemetry_model::ManualClock;
 
     use super::*;
-    use crate::{decode::decode, topic::TopicFilter};
 
     const NOON: i64 = 1_767_787_200_000_000;
 

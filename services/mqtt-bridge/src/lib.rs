@@ -1,23 +1,21 @@
 //! MQTT in, gRPC out.
 //!
 //! The path of a message: the `source` keeps the session with the broker and hands over what is
-//! published; the `intake` makes an event of it, or a rejection: the `topic` says which device sent
-//! it and which kind it is, `decode` what it says. A rejection is counted and logged (`rejected`);
-//! either enters the `window` of deliveries that the broker is owed an acknowledgement for. The
-//! `uplink` sends the window's events to the store and, when the store says that they are
-//! committed, releases their acknowledgements to the broker, in the order of receipt.
+//! published; the `intake` makes an event of it, or a rejection, by what `telemetry_decode` reads in
+//! its topic and payload. A rejection is counted and logged (`rejected`); either enters the `window`
+//! of deliveries that the broker is owed an acknowledgement for. The `uplink` sends the window's
+//! events to the store and, when the store says that they are committed, releases their
+//! acknowledgements to the broker, in the order of receipt.
 //!
 //! Nothing is acknowledged that is not committed, and nothing is kept on disk: what is lost with
 //! this process the broker sends again.
 
 mod backoff;
-mod decode;
 mod intake;
 mod link;
 mod rejected;
 mod settings;
 mod source;
-mod topic;
 mod uplink;
 mod window;
 

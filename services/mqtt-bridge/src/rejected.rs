@@ -2,73 +2,13 @@
 
 use std::{
     collections::HashMap,
-    fmt,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
+use telemetry_decode::{Reason, Rejected};
 use telemetry_model::DeviceId;
 use tokio::time::Instant;
-
-/// Why a message was rejected.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Rejected {
-    pub(crate) reason: Reason,
-    /// The part at fault: `topic`, `payload`, or a path into the payload.
-    pub(crate) field: String,
-    /// What is wrong and what would be right, for people.
-    pub(crate) detail: String,
-}
-
-impl Rejected {
-    pub(crate) fn new(reason: Reason, field: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { reason, field: field.into(), detail: detail.into() }
-    }
-}
-
-/// The kinds of fault. Their names are stable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Reason {
-    UnknownTopic,
-    InvalidDeviceId,
-    EmptyPayload,
-    NotUtf8,
-    NotJson,
-    NotAnObject,
-    NoMeasurements,
-    InvalidTime,
-    InvalidMetric,
-    InvalidValue,
-    TooDeep,
-    TooMany,
-    TooLarge,
-    DecoderFailed,
-    RefusedByStore,
-    WindowFull,
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::UnknownTopic => "unknown_topic",
-            Self::InvalidDeviceId => "invalid_device_id",
-            Self::EmptyPayload => "empty_payload",
-            Self::NotUtf8 => "not_utf8",
-            Self::NotJson => "not_json",
-            Self::NotAnObject => "not_an_object",
-            Self::NoMeasurements => "no_measurements",
-            Self::InvalidTime => "invalid_time",
-            Self::InvalidMetric => "invalid_metric",
-            Self::InvalidValue => "invalid_value",
-            Self::TooDeep => "too_deep",
-            Self::TooMany => "too_many",
-            Self::TooLarge => "too_large",
-            Self::DecoderFailed => "decoder_failed",
-            Self::RefusedByStore => "refused_by_store",
-            Self::WindowFull => "window_full",
-        })
-    }
-}
 
 const LOG_EVERY: Duration = Duration::from_mins(1);
 /// Senders remembered for the sake of the log. While so many had a line within the minute, no other

@@ -8,9 +8,8 @@ use service_kit::{
     observe::LogSettings,
     secret::{self, SecretString},
 };
+use telemetry_decode::TopicFilter;
 use telemetry_model::Invalid;
-
-use crate::topic::TopicFilter;
 
 /// Twice what the largest message takes, and a little more.
 const MIN_WINDOW_BYTES: usize = 8 * 1024 * 1024;

@@ -19,18 +19,16 @@ use rumqttc::{
     ManualAck, MqttOptions, Outgoing, Packet, Publish, StateError, SubAck, SubscribeFilter,
     SubscribeReasonCode,
 };
+use telemetry_decode::{Reason, Rejected, Router, decode};
 use telemetry_model::{Clock, EventKind};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     backoff::{self, Backoff},
-    decode::decode,
     intake::Intake,
     link::Link,
-    rejected::{Reason, Rejected},
     settings::Checked,
-    topic::Router,
     window::weight,
 };
 

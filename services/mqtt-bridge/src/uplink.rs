@@ -8,6 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
+use telemetry_decode::{Reason, Rejected};
 use telemetry_proto::v1::{
     IngestRequest, IngestResponse, ingest_service_client::IngestServiceClient,
 };
@@ -19,11 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming, transport::Channel};
 
-use crate::{
-    backoff::Backoff,
-    link::Link,
-    rejected::{Reason, Rejected},
-};
+use crate::{backoff::Backoff, link::Link};
 
 /// The largest request, in events and in bytes.
 const MAX_EVENTS: usize = 1000;

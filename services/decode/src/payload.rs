@@ -10,8 +10,9 @@
 mod time;
 
 use serde_json::{Map, Value as Json};
-use telemetry_model::{DeviceClock, EventKind, Invalid, Measurement, MetricName, Sample, Value};
-use telemetry_proto::{MAX_MEASUREMENTS, MAX_SAMPLES};
+use telemetry_model::{
+    DeviceClock, Event, EventKind, Invalid, Measurement, MetricName, Sample, Value,
+};
 
 use crate::rejected::{Reason, Rejected};
 
@@ -21,7 +22,7 @@ const MAX_DEPTH: usize = 32;
 const TIME_KEYS: [&str; 3] = ["timestamp", "ts", "time"];
 
 /// The samples in a payload of this kind.
-pub(crate) fn decode(kind: EventKind, payload: &[u8]) -> Result<Vec<Sample>, Rejected> {
+pub fn decode(kind: EventKind, payload: &[u8]) -> Result<Vec<Sample>, Rejected> {
     match kind {
         EventKind::Telemetry => telemetry(payload),
         EventKind::Heartbeat => Ok(heartbeat(payload)),
@@ -32,8 +33,8 @@ fn telemetry(payload: &[u8]) -> Result<Vec<Sample>, Rejected> {
     let reject = |reason, detail: &str| Err(Rejected::new(reason, "payload", detail));
     let mut samples = match parse(payload)? {
         Json::Object(object) => vec![sample(&object)?],
-        Json::Array(items) if items.len() > MAX_SAMPLES => {
-            let detail = format!("holds {} samples, more than {MAX_SAMPLES}", items.len());
+        Json::Array(items) if items.len() > Event::MAX_SAMPLES => {
+            let detail = format!("holds {} samples, more than {}", items.len(), Event::MAX_SAMPLES);
             return reject(Reason::TooMany, &detail);
         }
         Json::Array(items) => items.iter().enumerate().map(item).collect::<Result<_, _>>()?,
@@ -147,8 +148,8 @@ fn flatten(
         },
     };
     let reject = |reason| move |error: Invalid| Rejected::new(reason, path, error.reason);
-    if measurements.len() == MAX_MEASUREMENTS {
-        let detail = format!("is the first of more than {MAX_MEASUREMENTS} measurements");
+    if measurements.len() == Sample::MAX_MEASUREMENTS {
+        let detail = format!("is the first of more than {} measurements", Sample::MAX_MEASUREMENTS);
         return Err(Rejected::new(Reason::TooMany, path, detail));
     }
     measurements.push(Measurement {

@@ -9,11 +9,11 @@ use crate::rejected::{Reason, Rejected};
 
 /// A topic filter whose first `+` stands for the device's id.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TopicFilter(String);
+pub struct TopicFilter(String);
 
 impl TopicFilter {
     /// Checks a filter; `setting` is named in the error.
-    pub(crate) fn parse(setting: &str, text: &str) -> Result<Self, Invalid> {
+    pub fn parse(setting: &str, text: &str) -> Result<Self, Invalid> {
         let invalid = |reason: &str| Err(Invalid::new(setting, format!("{text:?} {reason}")));
         if text.is_empty() || text.len() > 65_535 || text.contains('\0') {
             return invalid("is not a topic filter");
@@ -34,7 +34,7 @@ impl TopicFilter {
     }
 
     /// The filter as text.
-    pub(crate) fn as_str(&self) -> &str {
+    pub fn as_str(&self) -> &str {
         &self.0
     }
 
@@ -63,18 +63,18 @@ impl TopicFilter {
 
 /// The filters, each with the kind of message it stands for.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Router {
+pub struct Router {
     routes: Vec<(TopicFilter, EventKind)>,
 }
 
 impl Router {
     /// Adds filters of a kind. The first one that matches a topic decides.
-    pub(crate) fn add(&mut self, filters: &[TopicFilter], kind: EventKind) {
+    pub fn add(&mut self, filters: &[TopicFilter], kind: EventKind) {
         self.routes.extend(filters.iter().map(|filter| (filter.clone(), kind)));
     }
 
     /// Who sent a message on this topic, and what kind of message it is.
-    pub(crate) fn route(&self, topic: &str) -> Result<(DeviceId, EventKind), Rejected> {
+    pub fn route(&self, topic: &str) -> Result<(DeviceId, EventKind), Rejected> {
         let matches = |(filter, kind): &(TopicFilter, EventKind)| {
             filter.device_level(topic).map(|level| (level, *kind))
         };

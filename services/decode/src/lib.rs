@@ -1,0 +1,13 @@
+//! What a message says: who sent it, by its topic, and which samples it holds, by its payload.
+//!
+//! Pure: the bridge asks it of what it receives, and the store of what is replayed. What cannot be
+//! understood is [`Rejected`], with a [`Reason`] whose name is stable, the part at fault, and what
+//! would be right.
+
+mod payload;
+mod rejected;
+mod topic;
+
+pub use payload::decode;
+pub use rejected::{Reason, Rejected};
+pub use topic::{Router, TopicFilter};

@@ -1,0 +1,81 @@
+//! What is said of a message, or of a part of it, that is not stored.
+
+use std::fmt;
+
+/// Why a message was rejected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// The kind of fault.
+    pub reason: Reason,
+    /// The part at fault: `topic`, `payload`, or a path into the payload.
+    pub field: String,
+    /// What is wrong and what would be right, for people.
+    pub detail: String,
+}
+
+impl Rejected {
+    /// Says that `field` is at fault.
+    pub fn new(reason: Reason, field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { reason, field: field.into(), detail: detail.into() }
+    }
+}
+
+/// The kinds of fault. Their names, which are what is shown, are stable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// No filter matches the topic.
+    UnknownTopic,
+    /// The topic names no device.
+    InvalidDeviceId,
+    /// There is no payload.
+    EmptyPayload,
+    /// The payload is not UTF-8.
+    NotUtf8,
+    /// The payload is not JSON.
+    NotJson,
+    /// What stands where an object must is something else.
+    NotAnObject,
+    /// Nothing is measured.
+    NoMeasurements,
+    /// The time cannot be understood.
+    InvalidTime,
+    /// The name of a metric is not well formed.
+    InvalidMetric,
+    /// A value cannot be kept.
+    InvalidValue,
+    /// Objects or arrays are nested too deep.
+    TooDeep,
+    /// There are too many samples, or too many measurements in one.
+    TooMany,
+    /// What it says takes too much room.
+    TooLarge,
+    /// The decoder panicked.
+    DecoderFailed,
+    /// The store does not take it.
+    RefusedByStore,
+    /// Too many messages wait for the store.
+    WindowFull,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UnknownTopic => "unknown_topic",
+            Self::InvalidDeviceId => "invalid_device_id",
+            Self::EmptyPayload => "empty_payload",
+            Self::NotUtf8 => "not_utf8",
+            Self::NotJson => "not_json",
+            Self::NotAnObject => "not_an_object",
+            Self::NoMeasurements => "no_measurements",
+            Self::InvalidTime => "invalid_time",
+            Self::InvalidMetric => "invalid_metric",
+            Self::InvalidValue => "invalid_value",
+            Self::TooDeep => "too_deep",
+            Self::TooMany => "too_many",
+            Self::TooLarge => "too_large",
+            Self::DecoderFailed => "decoder_failed",
+            Self::RefusedByStore => "refused_by_store",
+            Self::WindowFull => "window_full",
+        })
+    }
+}
