@@ -19,22 +19,24 @@ const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
 const MAX_FAULT_BYTES: usize = 1024;
 
 /// A message that a client wants settled.
-pub fn message(mut wire: v1::IngestEvent) -> Result<Message, Invalid> {
-    let topic = std::mem::take(&mut wire.topic).replace('\0', "\u{FFFD}").into_boxed_str();
-    if topic.len() > MAX_TOPIC_BYTES {
-        return Err(Invalid::new("topic", format!("must be at most {MAX_TOPIC_BYTES} bytes")));
+pub fn message(wire: &v1::IngestEvent) -> Result<Message, Invalid> {
+    let topic = wire.topic.as_str();
+    if topic.len() > MAX_TOPIC_BYTES || topic.contains('\0') {
+        let reason = format!("must be at most {MAX_TOPIC_BYTES} bytes, without NUL characters");
+        return Err(Invalid::new("topic", reason));
     }
+    let topic = topic.into();
     let qos = u8::try_from(wire.qos).ok().filter(|qos| *qos <= 2);
     let qos = qos.ok_or_else(|| Invalid::new("qos", "must be 0, 1 or 2"))?;
-    let Some(refusal) = wire.refusal.take() else {
+    let Some(refusal) = &wire.refusal else {
         return Ok(Message { topic, qos, event: Some(event(wire)?), refusal: None });
     };
-    let refusal = self::refusal(&wire, refusal).map_err(|error| error.within("refusal"))?;
+    let refusal = self::refusal(wire, refusal).map_err(|error| error.within("refusal"))?;
     let event = if wire.samples.is_empty() { None } else { Some(event(wire)?) };
     Ok(Message { topic, qos, event, refusal: Some(refusal) })
 }
 
-fn refusal(wire: &v1::IngestEvent, refusal: v1::Refusal) -> Result<Refusal, Invalid> {
+fn refusal(wire: &v1::IngestEvent, refusal: &v1::Refusal) -> Result<Refusal, Invalid> {
     let v1::Refusal { reason, field, detail, payload } = refusal;
     if reason.is_empty() || reason.len() > 64 {
         return Err(Invalid::new("reason", "must be 1 to 64 bytes"));
@@ -50,10 +52,10 @@ fn refusal(wire: &v1::IngestEvent, refusal: v1::Refusal) -> Result<Refusal, Inva
         },
         kind: event_kind(wire.kind()).ok(),
         received: required_timestamp("received", wire.received)?,
-        reason: clean(&reason),
-        field: clean(&field),
-        detail: clean(&detail),
-        payload,
+        reason: clean(reason),
+        field: clean(field),
+        detail: clean(detail),
+        payload: payload.clone(),
     })
 }
 
@@ -79,9 +81,9 @@ pub fn report(wire: &v1::BridgeReport) -> SenderReport {
 }
 
 /// An event that a client wants stored.
-fn event(wire: v1::IngestEvent) -> Result<Event, Invalid> {
+fn event(wire: &v1::IngestEvent) -> Result<Event, Invalid> {
     let kind = event_kind(wire.kind())?;
-    let samples = wire.samples;
+    let samples = &wire.samples;
     let (least, most) = match kind {
         EventKind::Telemetry => (1, Event::MAX_SAMPLES),
         EventKind::Heartbeat => (0, 1),
@@ -95,7 +97,7 @@ fn event(wire: v1::IngestEvent) -> Result<Event, Invalid> {
         kind,
         received: required_timestamp("received", wire.received)?,
         samples: samples
-            .into_iter()
+            .iter()
             .enumerate()
             .map(|(n, wire)| sample(wire, kind).map_err(|e| e.within(format!("samples[{n}]"))))
             .collect::<Result<_, _>>()?,
@@ -110,7 +112,7 @@ fn event_kind(kind: v1::EventKind) -> Result<EventKind, Invalid> {
     }
 }
 
-fn sample(wire: v1::Sample, kind: EventKind) -> Result<Sample, Invalid> {
+fn sample(wire: &v1::Sample, kind: EventKind) -> Result<Sample, Invalid> {
     let count = wire.measurements.len();
     let least = usize::from(kind == EventKind::Telemetry);
     if !(least..=Sample::MAX_MEASUREMENTS).contains(&count) {
@@ -125,22 +127,22 @@ fn sample(wire: v1::Sample, kind: EventKind) -> Result<Sample, Invalid> {
     };
     let measurements = wire
         .measurements
-        .into_iter()
+        .iter()
         .enumerate()
         .map(|(n, wire)| measurement(wire).map_err(|e| e.within(format!("measurements[{n}]"))))
         .collect::<Result<_, _>>()?;
     Ok(Sample { clock, measurements })
 }
 
-fn measurement(wire: v1::Measurement) -> Result<Measurement, Invalid> {
+fn measurement(wire: &v1::Measurement) -> Result<Measurement, Invalid> {
     use v1::measurement::Value as Wire;
     let metric = MetricName::parse(&wire.metric)?;
-    let value = match wire.value {
+    let value = match &wire.value {
         None => return Err(Invalid::new("value", "must be set")),
-        Some(Wire::Number(number)) => Value::number(number)?,
-        Some(Wire::Integer(integer)) => Value::Integer(integer),
-        Some(Wire::Flag(flag)) => Value::Flag(flag),
-        Some(Wire::Text(text)) => Value::text(&text)?,
+        Some(Wire::Number(number)) => Value::number(*number)?,
+        Some(Wire::Integer(integer)) => Value::Integer(*integer),
+        Some(Wire::Flag(flag)) => Value::Flag(*flag),
+        Some(Wire::Text(text)) => Value::text(text)?,
     };
     Ok(Measurement { metric, value })
 }

@@ -63,7 +63,7 @@ proptest! {
         let message = Message { topic: "devices/fern-1/telemetry".into(), qos: 1, event, refusal };
         let bytes = v1::IngestEvent::from(&message).encode_to_vec();
         let wire = v1::IngestEvent::decode(bytes.as_slice()).unwrap();
-        prop_assert_eq!(super::message(wire).unwrap(), message);
+        prop_assert_eq!(super::message(&wire).unwrap(), message);
     }
 
     #[test]
@@ -108,7 +108,7 @@ fn what_is_malformed_is_named() {
         ..Default::default()
     };
     let refusal = |reason: &str| v1::Refusal { reason: reason.into(), ..Default::default() };
-    assert!(message(good.clone()).is_ok());
+    assert!(message(&good).is_ok());
     let with_measurement = |measurement| v1::IngestEvent {
         samples: vec![v1::Sample { clock: None, measurements: vec![measurement] }],
         ..good.clone()
@@ -139,7 +139,7 @@ fn what_is_malformed_is_named() {
             "samples[0].measurements[0].text",
         ),
     ] {
-        assert_eq!(message(wire).unwrap_err().field, field);
+        assert_eq!(message(&wire).unwrap_err().field, field);
     }
     let late = prost_types::Timestamp { seconds: i64::MAX, nanos: 0 };
     assert_eq!(timestamp("end_time", late).unwrap_err().field, "end_time");

@@ -6,8 +6,10 @@
 
 mod payload;
 mod rejected;
+mod render;
 mod topic;
 
 pub use payload::decode;
 pub use rejected::{Reason, Rejected};
+pub use render::render;
 pub use topic::{Router, TopicFilter};

@@ -3,22 +3,28 @@
 //! A batch is written when it is large enough, when its first submission has waited long enough,
 //! when a submission asks for it, or when the batcher is closed. While one batch is being written
 //! the next one gathers, so that under load batches grow by themselves.
+//!
+//! A database that is away for a moment is waited for; the streams only notice if it stays away.
+//! If it refuses a batch for what is in it, the batch is halved until the message at fault stands
+//! alone, and that one goes to the quarantine: it costs nobody else's data.
+
+mod retry;
 
 use std::{sync::Arc, time::Duration};
 
-use telemetry_model::Event;
+use telemetry_model::{Submission, Tally};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, timeout_at},
 };
 
 use crate::{
     error::{Error, Result},
-    storage::{Appended, Storage},
+    storage::Storage,
 };
 
-/// A batch of this many events is written at once.
-const MAX_EVENTS: usize = 4000;
+/// A batch of this many messages is written at once.
+const MAX_MESSAGES: usize = 4000;
 /// How long the first submission of a batch waits for others.
 const MAX_DELAY: Duration = Duration::from_millis(5);
 /// Submissions waiting while a batch is written; when they are as many, submitters wait.
@@ -27,64 +33,75 @@ const QUEUE: usize = 64;
 /// The way into the batcher. When all clones are dropped it writes what it has and ends.
 #[derive(Clone, Debug)]
 pub(crate) struct Batcher {
-    queue: mpsc::Sender<Submission>,
+    queue: mpsc::Sender<Waiting>,
 }
 
 /// What became of a submission; the error is shared by all that were in the batch.
-pub(crate) type Outcome = Result<Appended, Arc<Error>>;
+pub(crate) type Outcome = Result<Tally, Arc<Error>>;
+
+/// When storing last failed, unless it has succeeded since.
+pub(crate) type FailedAt = watch::Receiver<Option<Instant>>;
 
 #[derive(Debug)]
-struct Submission {
-    events: Vec<Event>,
+struct Waiting {
+    submission: Submission,
     flush: bool,
     answer: oneshot::Sender<Outcome>,
 }
 
 impl Batcher {
-    /// A batcher, and the work it does, to be run as a task.
+    /// A batcher, the work it does, to be run as a task, and how that goes.
     pub(crate) fn new(
         storage: Arc<dyn Storage>,
-    ) -> (Self, impl Future<Output = Result<()>> + Send) {
+    ) -> (Self, impl Future<Output = Result<()>> + Send, FailedAt) {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        (Self { queue: sender }, run(receiver, storage))
+        let failing = watch::Sender::default();
+        let failed_at = failing.subscribe();
+        (Self { queue: sender }, run(receiver, storage, failing), failed_at)
     }
 
-    /// Submits events, waiting while the queue is full. The receiver gets the outcome once they
+    /// Submits messages, waiting while the queue is full. The receiver gets the outcome once they
     /// are committed, or an error if they will not be.
     pub(crate) async fn submit(
         &self,
-        events: Vec<Event>,
+        submission: Submission,
         flush: bool,
     ) -> Result<oneshot::Receiver<Outcome>> {
         let (answer, outcome) = oneshot::channel();
-        let submission = Submission { events, flush, answer };
-        self.queue.send(submission).await.map_err(|_| Error::Stopping)?;
+        let waiting = Waiting { submission, flush, answer };
+        self.queue.send(waiting).await.map_err(|_| Error::Stopping)?;
         Ok(outcome)
     }
 }
 
-async fn run(mut queue: mpsc::Receiver<Submission>, storage: Arc<dyn Storage>) -> Result<()> {
+async fn run(
+    mut queue: mpsc::Receiver<Waiting>,
+    storage: Arc<dyn Storage>,
+    failing: watch::Sender<Option<Instant>>,
+) -> Result<()> {
     while let Some(first) = queue.recv().await {
         let batch = Batch::gather(first, &mut queue).await;
-        let result = storage.append(&batch.events).await;
+        let result = retry::append(storage.as_ref(), &batch.submissions, &failing).await;
         batch.answer(result);
     }
     Ok(())
 }
 
-/// The events of several submissions, and who waits for how many of them.
+/// Several submissions, and who waits for them.
 struct Batch {
-    events: Vec<Event>,
-    waiting: Vec<(usize, oneshot::Sender<Outcome>)>,
+    submissions: Vec<Submission>,
+    answers: Vec<oneshot::Sender<Outcome>>,
+    messages: usize,
     flush: bool,
 }
 
 impl Batch {
-    async fn gather(first: Submission, queue: &mut mpsc::Receiver<Submission>) -> Self {
+    async fn gather(first: Waiting, queue: &mut mpsc::Receiver<Waiting>) -> Self {
         let deadline = Instant::now() + MAX_DELAY;
-        let mut batch = Self { events: Vec::new(), waiting: Vec::new(), flush: false };
+        let mut batch =
+            Self { submissions: Vec::new(), answers: Vec::new(), messages: 0, flush: false };
         batch.add(first);
-        while batch.events.len() < MAX_EVENTS {
+        while batch.messages < MAX_MESSAGES {
             // What is in the queue already is taken even when the batch is due.
             let next = match queue.try_recv() {
                 Ok(next) => next,
@@ -99,21 +116,20 @@ impl Batch {
         batch
     }
 
-    fn add(&mut self, submission: Submission) {
-        self.waiting.push((submission.events.len(), submission.answer));
-        self.events.extend(submission.events);
-        self.flush |= submission.flush;
+    fn add(&mut self, waiting: Waiting) {
+        let Waiting { submission, flush, answer } = waiting;
+        self.messages += submission.messages.len();
+        self.submissions.push(submission);
+        self.answers.push(answer);
+        self.flush |= flush;
     }
 
     /// Tells everyone. One who has gone away needs no answer.
-    fn answer(self, result: Result<Vec<Appended>>) {
+    fn answer(self, result: Result<Vec<Tally>>) {
         let result = result.map_err(Arc::new);
-        let mut appended = result.as_deref().unwrap_or_default();
-        for (count, answer) in self.waiting {
-            let (own, rest) = appended.split_at(count.min(appended.len()));
-            appended = rest;
+        for (n, answer) in self.answers.into_iter().enumerate() {
             let outcome = match &result {
-                Ok(_) => Ok(own.iter().copied().sum()),
+                Ok(tallies) => Ok(tallies.get(n).copied().unwrap_or_default()),
                 Err(error) => Err(Arc::clone(error)),
             };
             drop(answer.send(outcome));

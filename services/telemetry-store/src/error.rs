@@ -27,6 +27,17 @@ pub enum Error {
     /// The database cannot be reached or is not ready: the same call may succeed later.
     #[error("database unavailable: {0}")]
     Unavailable(BoxError),
+    /// The database cannot store until somebody mends it.
+    #[error("database unfit: {cause}; {fix}")]
+    Unfit {
+        /// What it says.
+        cause: BoxError,
+        /// What somebody has to do.
+        fix: &'static str,
+    },
+    /// The database refuses what it was given: it would refuse it again.
+    #[error("the database refuses it: {0}")]
+    Unstorable(BoxError),
     /// The process is stopping: another replica, or this one later, will answer.
     #[error("the server is stopping")]
     Stopping,

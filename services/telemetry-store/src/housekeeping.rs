@@ -8,10 +8,13 @@ use telemetry_model::Clock;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::{error::Result, storage::Storage};
+use crate::{batcher::FailedAt, error::Result, storage::Storage};
 
 const PING_EVERY: Duration = Duration::from_secs(1);
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a failure to store counts, unless storing succeeds before. After that a client is let
+/// in to try, or nobody would find out.
+const FAILED_FOR: Duration = Duration::from_secs(10);
 const FLUSH_EVERY: Duration = Duration::from_secs(5);
 const PRUNE_EVERY: Duration = Duration::from_mins(10);
 
@@ -21,8 +24,8 @@ pub(crate) struct Housekeeping {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) health: Health,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) retention: Duration,
-    pub(crate) watch_horizon: Duration,
+    /// When storing last failed.
+    pub(crate) failed_at: FailedAt,
 }
 
 impl Housekeeping {
@@ -40,13 +43,14 @@ impl Housekeeping {
         loop {
             tick.tick().await;
             let answers = matches!(timeout(PING_TIMEOUT, self.storage.ping()).await, Ok(Ok(())));
-            if answers != serving {
-                serving = answers;
+            let failed = self.failed_at.borrow().is_some_and(|at| at.elapsed() < FAILED_FOR);
+            if (answers && !failed) != serving {
+                serving = answers && !failed;
                 self.health.set(serving).await;
-                if serving {
-                    tracing::info!("database answers, serving");
-                } else {
-                    tracing::warn!("database does not answer, not serving");
+                match (answers, failed) {
+                    (true, false) => tracing::info!("database answers, serving"),
+                    (true, true) => tracing::warn!("database does not store, not serving"),
+                    (false, _) => tracing::warn!("database does not answer, not serving"),
                 }
             }
         }
@@ -66,9 +70,7 @@ impl Housekeeping {
         let mut tick = interval(PRUNE_EVERY);
         loop {
             tick.tick().await;
-            let now = self.clock.now();
-            let (readings, log) = (now.minus(self.retention), now.minus(self.watch_horizon));
-            if let Err(error) = self.storage.prune(readings, log).await {
+            if let Err(error) = self.storage.prune(self.clock.now()).await {
                 tracing::warn!(%error, "could not delete what is past its retention; trying again");
             }
         }

@@ -50,7 +50,6 @@ pub struct Server {
     storage: Arc<dyn Storage>,
     /// Tasks that outlive the server's streams.
     background: Lifecycle,
-    settings: Settings,
 }
 
 impl Server {
@@ -58,12 +57,12 @@ impl Server {
     pub async fn bind(settings: Settings) -> anyhow::Result<Self> {
         let background = Lifecycle::new();
         let url = settings.database.url()?;
-        let storage = storage::open(&url, &background).await?;
+        let storage = storage::open(&url, settings.policy(), &background).await?;
         let listener = TcpListener::bind(settings.listen)
             .await
             .with_context(|| format!("cannot listen on {} (STORE_LISTEN)", settings.listen))?;
         let local_addr = listener.local_addr()?;
-        Ok(Self { listener, local_addr, storage, background, settings })
+        Ok(Self { listener, local_addr, storage, background })
     }
 
     /// The address it listens on, with the port that was chosen if 0 was asked for.
@@ -74,24 +73,29 @@ impl Server {
     /// Serves until the lifecycle stops, then drains: no new connections, watches end and ingest
     /// streams get their last acknowledgements, the last batch is written, the database is closed.
     pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
-        let Self { listener, local_addr, storage, background, settings } = self;
+        let Self { listener, local_addr, storage, background } = self;
         let (health, health_service) = Health::new(SERVICES).await;
-        let (batcher, batching) = Batcher::new(Arc::clone(&storage));
+        let (batcher, batching, failed_at) = Batcher::new(Arc::clone(&storage));
         let hub = Hub::default();
         background.spawn("batcher", batching);
         let following = hub.clone().run(storage.commits(), background.token());
         background.spawn("hub", following);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let housekeeping = Housekeeping {
             storage: Arc::clone(&storage),
             health: health.clone(),
-            clock: Arc::new(SystemClock) as Arc<dyn Clock>,
-            retention: settings.retention,
-            watch_horizon: settings.watch_horizon,
+            clock: Arc::clone(&clock),
+            failed_at,
         };
         background.spawn("housekeeping", housekeeping.run(background.token()));
 
-        let parts =
-            Parts { storage: Arc::clone(&storage), batcher, hub, lifecycle: lifecycle.clone() };
+        let parts = Parts {
+            storage: Arc::clone(&storage),
+            batcher,
+            hub,
+            clock,
+            lifecycle: lifecycle.clone(),
+        };
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let stopping = {
             let (lifecycle, background, health) = (lifecycle.clone(), background.clone(), health);

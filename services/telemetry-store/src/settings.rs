@@ -9,6 +9,8 @@ use service_kit::{
     secret::{self, SecretError, SecretString},
 };
 
+use crate::storage::Policy;
+
 /// gRPC in, database out, live out.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "telemetry-store", version, about)]
@@ -45,9 +47,26 @@ pub struct Settings {
     /// How long events are kept for watches to resume from, such as 24h.
     #[arg(long, global = true, env = "WATCH_HORIZON", default_value = "24h", value_parser = duration::parse)]
     pub watch_horizon: Duration,
+    /// How long messages stay in the quarantine, such as 30d.
+    #[arg(long, global = true, env = "QUARANTINE_RETENTION", default_value = "30d", value_parser = duration::parse)]
+    pub quarantine_retention: Duration,
+    /// How much the quarantine may hold, in bytes. What no longer fits is counted and let go.
+    #[arg(long, global = true, env = "QUARANTINE_MAX_BYTES", default_value_t = 256 << 20)]
+    pub quarantine_max_bytes: u64,
     /// Logs.
     #[command(flatten)]
     pub log: LogSettings,
+}
+
+impl Settings {
+    pub(crate) fn policy(&self) -> Policy {
+        Policy {
+            readings: self.retention,
+            log: self.watch_horizon,
+            quarantine: self.quarantine_retention,
+            quarantine_bytes: self.quarantine_max_bytes,
+        }
+    }
 }
 
 /// Which database to use.

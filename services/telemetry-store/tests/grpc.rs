@@ -72,11 +72,12 @@ fn event(device: &str, seconds: i64, values: &[(&str, Value)]) -> IngestEvent {
         kind: EventKind::Telemetry.into(),
         received: Some(time),
         samples: vec![Sample { clock, measurements: values.iter().map(measurement).collect() }],
+        ..IngestEvent::default()
     }
 }
 
 fn request(first_sequence: u64, events: Vec<IngestEvent>) -> IngestRequest {
-    IngestRequest { first_sequence, events, flush: true }
+    IngestRequest { first_sequence, events, flush: true, ..IngestRequest::default() }
 }
 
 #[tokio::test]

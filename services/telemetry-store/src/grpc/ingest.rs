@@ -1,4 +1,7 @@
 //! Ingest: requests of a stream go to the batcher, acknowledgements come back in order.
+//!
+//! An event that is not valid is taken for what it is, bytes that somebody has to look at: it goes to
+//! the quarantine in its turn.
 
 use std::sync::Arc;
 
@@ -7,10 +10,13 @@ use futures::{
     future::BoxFuture,
     stream::{BoxStream, FuturesOrdered},
 };
+use prost::Message as _;
 use service_kit::lifecycle::Lifecycle;
-use telemetry_model::Invalid;
+use telemetry_model::{
+    Clock, DeviceId, Invalid, Message, ProcessId, Refusal, Submission, Timestamp,
+};
 use telemetry_proto::v1::{
-    IngestRequest, IngestResponse, Rejection, ingest_service_server::IngestService,
+    IngestEvent, IngestRequest, IngestResponse, Rejection, ingest_service_server::IngestService,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,6 +25,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     batcher::{Batcher, Outcome},
     error::{Error, Result},
+    storage::Storage,
 };
 
 /// The most events in one request.
@@ -31,13 +38,20 @@ const RESPONSES: usize = 16;
 /// The Ingest service.
 #[derive(Debug)]
 pub(super) struct Ingest {
+    storage: Arc<dyn Storage>,
     batcher: Batcher,
+    clock: Arc<dyn Clock>,
     lifecycle: Lifecycle,
 }
 
 impl Ingest {
-    pub(super) fn new(batcher: Batcher, lifecycle: Lifecycle) -> Self {
-        Self { batcher, lifecycle }
+    pub(super) fn new(
+        storage: Arc<dyn Storage>,
+        batcher: Batcher,
+        clock: Arc<dyn Clock>,
+        lifecycle: Lifecycle,
+    ) -> Self {
+        Self { storage, batcher, clock, lifecycle }
     }
 }
 
@@ -51,8 +65,11 @@ impl IngestService for Ingest {
     ) -> Result<Response<Self::IngestStream>, Status> {
         let (responses, stream) = mpsc::channel(RESPONSES);
         let session = Session {
+            storage: Arc::clone(&self.storage),
             batcher: self.batcher.clone(),
+            clock: Arc::clone(&self.clock),
             lifecycle: self.lifecycle.clone(),
+            sender: None,
             last_sequence: 0,
             pending: FuturesOrdered::new(),
             responses,
@@ -67,8 +84,11 @@ impl IngestService for Ingest {
 
 /// One Ingest stream.
 struct Session {
+    storage: Arc<dyn Storage>,
     batcher: Batcher,
+    clock: Arc<dyn Clock>,
     lifecycle: Lifecycle,
+    sender: Option<ProcessId>,
     last_sequence: u64,
     /// Requests whose events are with the batcher, oldest first.
     pending: FuturesOrdered<BoxFuture<'static, Settled>>,
@@ -85,10 +105,7 @@ struct Settled {
 impl Session {
     /// Reads until the client or the server stops, then settles what is pending.
     async fn run(mut self, requests: Streaming<IngestRequest>) {
-        let result = match self.respond(IngestResponse::default()).await {
-            Ok(()) => self.serve(requests).await,
-            gone => gone,
-        };
+        let result = self.serve(requests).await;
         let settled = self.acknowledge_pending().await;
         if let Err(error) = result.and(settled) {
             drop(self.responses.send(Err(Status::from(error.as_ref()))).await);
@@ -97,12 +114,21 @@ impl Session {
 
     async fn serve(&mut self, mut requests: Streaming<IngestRequest>) -> Result<(), Arc<Error>> {
         let lifecycle = self.lifecycle.clone();
+        let mut is_first = true;
         loop {
             tokio::select! {
                 biased;
                 Some(settled) = self.pending.next() => self.acknowledge(settled).await?,
                 request = requests.message(), if self.pending.len() < MAX_PENDING => match request {
-                    Ok(Some(request)) => self.accept(request).await?,
+                    Ok(Some(request)) => {
+                        if std::mem::take(&mut is_first) {
+                            self.begin(&request).await?;
+                        } else if request.sender.is_some() {
+                            let reason = "must come with the first request of a stream";
+                            return Err(Arc::new(Invalid::new("sender", reason).into()));
+                        }
+                        self.accept(request).await?;
+                    }
                     Ok(None) => return Ok(()),
                     Err(status) => {
                         tracing::debug!(%status, "ingest stream broke");
@@ -114,29 +140,53 @@ impl Session {
         }
     }
 
-    /// Checks a request and hands its good events to the batcher.
+    /// Answers the first request, of whatever it holds: that we are ready, and where to go on.
+    async fn begin(&mut self, request: &IngestRequest) -> Result<(), Arc<Error>> {
+        let mut acked_through = 0;
+        if let Some(sender) = &request.sender {
+            let invalid = |error: Invalid| Arc::new(error.within("sender").into());
+            let sender = telemetry_proto::sender(sender).map_err(invalid)?;
+            let introduced = self.storage.introduce(&sender, request.first_sequence).await;
+            acked_through = introduced.map_err(Arc::new)?;
+            // Events that come along are numbered by what the sender holds.
+            self.last_sequence = match request.events.len() {
+                0 => acked_through,
+                _ => request.first_sequence.saturating_sub(1),
+            };
+            self.sender = Some(sender.process);
+        }
+        self.respond(IngestResponse { acked_through, ..IngestResponse::default() }).await
+    }
+
+    /// Checks a request and hands its events to the batcher.
     async fn accept(&mut self, request: IngestRequest) -> Result<(), Arc<Error>> {
-        let first = self.last_sequence + 1;
-        if request.first_sequence != first {
-            let reason = format!("must be {first}, is {}", request.first_sequence);
+        let first_sequence = self.last_sequence + 1;
+        if request.events.is_empty() && request.report.is_none() {
+            return Ok(());
+        }
+        if !request.events.is_empty() && request.first_sequence != first_sequence {
+            let reason = format!("must be {first_sequence}, is {}", request.first_sequence);
             return Err(Arc::new(Invalid::new("first_sequence", reason).into()));
         }
         if request.events.len() > MAX_EVENTS {
             let reason = format!("must be at most {MAX_EVENTS}, are {}", request.events.len());
             return Err(Arc::new(Invalid::new("events", reason).into()));
         }
-        let mut events = Vec::with_capacity(request.events.len());
+        let mut messages = Vec::with_capacity(request.events.len());
         let mut rejections = Vec::new();
         for wire in request.events {
             self.last_sequence += 1;
-            match telemetry_proto::event(wire) {
-                Ok(event) => events.push(event),
-                Err(Invalid { field, reason }) => {
-                    rejections.push(Rejection { sequence: self.last_sequence, field, reason });
-                }
-            }
+            let message = telemetry_proto::message(&wire).unwrap_or_else(|error| {
+                let Invalid { field, reason } = error.clone();
+                rejections.push(Rejection { sequence: self.last_sequence, field, reason });
+                invalid(&wire, error, self.clock.now())
+            });
+            messages.push(message);
         }
-        let outcome = self.batcher.submit(events, request.flush).await.map_err(Arc::new)?;
+        let report = request.report.as_ref().map(telemetry_proto::report);
+        let sender = self.sender.clone();
+        let submission = Submission { sender, first_sequence, messages, report };
+        let outcome = self.batcher.submit(submission, request.flush).await.map_err(Arc::new)?;
         let last_sequence = self.last_sequence;
         let settled = outcome.map(move |outcome| {
             // A batcher that went away without an answer committed nothing that we know of.
@@ -151,9 +201,9 @@ impl Session {
         let appended = settled.outcome?;
         self.respond(IngestResponse {
             acked_through: settled.last_sequence,
-            stored: appended.stored.into(),
-            duplicates: appended.duplicates.into(),
-            conflicts: appended.conflicts.into(),
+            stored: appended.readings_stored,
+            duplicates: appended.readings_duplicate,
+            conflicts: appended.readings_conflicting,
             rejections: settled.rejections,
         })
         .await
@@ -170,4 +220,19 @@ impl Session {
     async fn respond(&mut self, response: IngestResponse) -> Result<(), Arc<Error>> {
         self.responses.send(Ok(response)).await.map_err(|_| Arc::new(Error::Stopping))
     }
+}
+
+/// An event that is not valid, as it came.
+fn invalid(wire: &IngestEvent, error: Invalid, received: Timestamp) -> Message {
+    let Invalid { field, reason: detail } = error;
+    let refusal = Refusal {
+        device: DeviceId::parse(&wire.device_id).ok(),
+        kind: None,
+        received,
+        reason: "invalid_event".to_owned(),
+        field,
+        detail,
+        payload: wire.encode_to_vec(),
+    };
+    Message { topic: Box::default(), qos: 0, event: None, refusal: Some(refusal) }
 }

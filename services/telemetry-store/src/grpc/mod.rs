@@ -1,5 +1,7 @@
 //! The gRPC surface: which services a store offers, with which limits.
 
+mod diagnostics;
+mod hints;
 mod ingest;
 mod page_token;
 mod query;
@@ -9,9 +11,11 @@ mod watch;
 use std::{sync::Arc, time::Duration};
 
 use service_kit::lifecycle::Lifecycle;
+use telemetry_model::Clock;
 use telemetry_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
+        diagnostics_service_server::DiagnosticsServiceServer,
         ingest_service_server::IngestServiceServer, query_service_server::QueryServiceServer,
         watch_service_server::WatchServiceServer,
     },
@@ -22,12 +26,16 @@ use tonic::{
 };
 use tonic_health::pb::health_server::{Health, HealthServer};
 
-use self::{ingest::Ingest, query::Query, watch::Watch};
+use self::{diagnostics::Diagnostics, ingest::Ingest, query::Query, watch::Watch};
 use crate::{batcher::Batcher, hub::Hub, storage::Storage};
 
 /// The names whose health is reported, beside the overall one.
-pub(crate) const SERVICES: &[&str] =
-    &["telemetry.v1.IngestService", "telemetry.v1.QueryService", "telemetry.v1.WatchService"];
+pub(crate) const SERVICES: &[&str] = &[
+    "telemetry.v1.DiagnosticsService",
+    "telemetry.v1.IngestService",
+    "telemetry.v1.QueryService",
+    "telemetry.v1.WatchService",
+];
 
 /// The largest request, in bytes.
 const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
@@ -40,6 +48,7 @@ pub(crate) struct Parts {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) batcher: Batcher,
     pub(crate) hub: Hub,
+    pub(crate) clock: Arc<dyn Clock>,
     /// Its streams are tasks of this group and end when it stops.
     pub(crate) lifecycle: Lifecycle,
 }
@@ -49,13 +58,15 @@ pub(crate) fn router(
     parts: Parts,
     health: HealthServer<impl Health>,
 ) -> Result<Router, tonic_reflection::server::Error> {
-    let Parts { storage, batcher, hub, lifecycle } = parts;
-    let ingest = Ingest::new(batcher, lifecycle.clone());
+    let Parts { storage, batcher, hub, clock, lifecycle } = parts;
+    let diagnostics = Diagnostics::new(Arc::clone(&storage), batcher.clone());
+    let ingest = Ingest::new(Arc::clone(&storage), batcher, clock, lifecycle.clone());
     let query = Query::new(Arc::clone(&storage));
     let watch = Watch::new(storage, hub, lifecycle);
     let (v1, v1alpha) = (reflection(), reflection());
     let routes = Routes::new(health)
         .add_service(IngestServiceServer::new(ingest).max_decoding_message_size(MAX_REQUEST_BYTES))
+        .add_service(DiagnosticsServiceServer::new(diagnostics))
         .add_service(QueryServiceServer::new(query))
         .add_service(WatchServiceServer::new(watch))
         .add_service(v1.build_v1()?)

@@ -149,7 +149,7 @@ fn metric_names(texts: &[String]) -> Result<Vec<MetricName>> {
 }
 
 /// Coerces a page size as AIP-158 has it: 0 is the default, too many is the most.
-fn page_size(size: i32, default: usize, most: usize) -> Result<usize> {
+pub(super) fn page_size(size: i32, default: usize, most: usize) -> Result<usize> {
     match usize::try_from(size) {
         Ok(0) => Ok(default),
         Ok(size) => Ok(size.min(most)),

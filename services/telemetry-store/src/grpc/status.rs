@@ -40,7 +40,12 @@ impl From<&Error> for Status {
             Error::Stopping => {
                 with(Code::Unavailable, ErrorDetails::with_retry_info(Some(RETRY_AFTER)))
             }
-            Error::Internal(cause) => {
+            Error::Unfit { cause, fix } => {
+                tracing::error!(error = %cause, fix, "the database cannot store");
+                let details = ErrorDetails::with_retry_info(Some(RETRY_AFTER));
+                Self::with_error_details(Code::Unavailable, "the database cannot store", details)
+            }
+            Error::Internal(cause) | Error::Unstorable(cause) => {
                 tracing::error!(error = %cause, "internal error");
                 Self::internal("internal error; the server's log says more")
             }

@@ -1,25 +1,30 @@
-//! How events are stored: one algorithm for both backends, which differ only in their statements.
+//! How messages are settled: one algorithm for both backends, which differ only in their statements.
 //!
-//! All of it happens in one transaction that holds the heads of the log partitions it touches. A
+//! All of it happens in one transaction. It holds the accounts of the senders, so that none of their
+//! messages is settled twice, and the heads of the log partitions it touches. A
 //! device belongs to one partition, so nobody else stores anything of these devices meanwhile: what
 //! is read is still so when it is written. That makes the optimistic way safe and simple: insert
 //! all readings; if one is there already, undo that, find which, and insert the rest.
 
 use std::{
+    borrow::Cow,
     cmp::Ordering,
     collections::{BTreeMap, HashMap},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use telemetry_model::{
-    Cursor, Event, EventKind, Measurement, Partition, Reading, StoredEvent, TimeSource, Timestamp,
-    Value,
+    Cursor, Event, EventKind, Measurement, Partition, ProcessId, Reading, StoredEvent, Submission,
+    Tally, TimeSource, Timestamp, Value,
 };
 
 use super::{
-    Appended,
+    last_seen::LastSeen,
+    ledger::{self, Due, Entry},
     names::{Ids, Names},
     placing::{self, Clocks},
+    quarantine::{self, Kept, Room},
 };
 use crate::{
     clock_repair::Boot,
@@ -56,6 +61,9 @@ pub(super) struct LogRow {
 /// The statements of one transaction. Dropped without commit, it leaves nothing.
 #[async_trait]
 pub(super) trait AppendTx: Send {
+    /// Locks the accounts of these processes, which are in order, and answers through which numbers
+    /// they are settled. One that does not exist is left out.
+    async fn lock_accounts(&mut self, processes: &[ProcessId]) -> Result<Vec<(ProcessId, u64)>>;
     /// Locks the heads of partitions, which are in order, and answers them.
     async fn lock_heads(&mut self, partitions: &[Partition]) -> Result<Vec<i64>>;
     /// The newest boots of devices.
@@ -73,39 +81,134 @@ pub(super) trait AppendTx: Send {
         boots: &[(i32, Boot)],
         device_metrics: &[(i32, i32)],
     ) -> Result<()>;
+    /// Adds to the quarantine.
+    async fn insert_quarantine(&mut self, kept: &[Kept<'_>]) -> Result<()>;
+    /// Adds to accounts, by process. One that does not exist is opened.
+    async fn save_accounts(&mut self, entries: &BTreeMap<&str, Entry<'_>>) -> Result<()>;
     /// Makes it so, and tells other processes that these partitions have grown.
     async fn commit(self, partitions: &[Partition]) -> Result<()>;
 }
 
-/// Stores events and answers for each, once they are committed.
+/// What appends of one storage have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) names: Names,
+    pub(super) last_seen: LastSeen,
+    pub(super) room: Room,
+    /// How long readings are kept.
+    pub(super) retention: Duration,
+}
+
+/// What became of the readings of one event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    stored: u64,
+    duplicates: u64,
+    conflicts: u64,
+}
+
+/// Settles messages and answers for each submission, once all is committed. The names in them must
+/// be known.
 pub(super) async fn append<T: AppendTx>(
     mut tx: T,
-    names: &Names,
-    ids: &Ids,
-    events: &[Event],
-) -> Result<Vec<Appended>> {
+    shared: &Shared,
+    batch: &[Submission],
+) -> Result<Vec<Tally>> {
+    let (due, settled) = ledger::due(&mut tx, batch).await?;
+    let events: Vec<_> = due.iter().filter_map(|due| due.message.event.as_ref()).collect();
+    let stored = store(&mut tx, shared, &events).await?;
+    let (kept, tallies) = settle(shared, batch.len(), &due, &events, &stored);
+    tx.insert_quarantine(&kept).await?;
+    tx.save_accounts(&ledger::entries(batch, &settled, &tallies)).await?;
+    tx.commit(&stored.partitions).await?;
+    shared.names.learn_pairs(stored.pairs);
+    shared.last_seen.note(&events);
+    Ok(tallies)
+}
+
+/// What storing some events has done, if the transaction is committed.
+#[derive(Debug, Default)]
+struct Stored {
+    counts: Vec<Counts>,
+    /// The events of which something is too old to be kept, and the oldest time of each.
+    too_old: BTreeMap<usize, Timestamp>,
+    partitions: Vec<Partition>,
+    pairs: Vec<(i32, i32)>,
+}
+
+async fn store<T: AppendTx>(tx: &mut T, shared: &Shared, events: &[&Event]) -> Result<Stored> {
+    if events.is_empty() {
+        return Ok(Stored::default());
+    }
+    let missing = |_| Error::Internal("a registered name is missing".into());
+    let ids = shared.names.resolve(events).map_err(missing)?;
     let mut heads: BTreeMap<_, _> = events.iter().map(|e| (e.device.partition(), 0)).collect();
     let partitions: Vec<_> = heads.keys().copied().collect();
     for (head, locked) in heads.values_mut().zip(tx.lock_heads(&partitions).await?) {
         *head = locked;
     }
-    let mut clocks = Clocks::load(&mut tx, ids, events).await?;
-    let (placed, rows) = placing::place(&mut clocks, ids, events);
-    let (rows, mut appended) = first_of_each(rows, events.len());
-    let rows = insert(&mut tx, rows, &mut appended).await?;
-    let log = log_rows(&mut heads, ids, events, &placed, &rows);
+    let mut clocks = Clocks::load(tx, &ids, events).await?;
+    let (placed, mut rows) = placing::place(&mut clocks, &ids, events);
+    let too_old = quarantine::too_old(&mut rows, events, shared.retention);
+    let (rows, mut counts) = first_of_each(rows, events.len());
+    let rows = insert(tx, rows, &mut counts).await?;
+    let log = log_rows(&mut heads, &ids, events, &placed, &rows);
     tx.insert_log(&log).await?;
     let pairs = rows.iter().map(|row| (row.identity.device, row.identity.metric));
-    let pairs: Vec<_> = names.unknown_pairs(pairs).into_iter().collect();
+    let pairs: Vec<_> = shared.names.unknown_pairs(pairs).into_iter().collect();
     tx.save(&heads, &clocks.changed(), &pairs).await?;
-    tx.commit(&partitions).await?;
-    names.learn_pairs(pairs);
-    Ok(appended)
+    Ok(Stored { counts, too_old, partitions, pairs })
+}
+
+/// What goes into the quarantine, and what is counted for each submission.
+fn settle<'a>(
+    shared: &Shared,
+    submissions: usize,
+    due: &[Due<'a>],
+    events: &[&'a Event],
+    stored: &Stored,
+) -> (Vec<Kept<'a>>, Vec<Tally>) {
+    let mut kept = Vec::new();
+    let mut tallies = vec![Tally::default(); submissions];
+    let mut all = events.iter().zip(&stored.counts).enumerate();
+    for Due { message, submission } in due {
+        let (mut counts, mut added) = (Counts::default(), false);
+        let mut refused: Vec<_> = quarantine::refused(message).into_iter().collect();
+        if message.event.is_some()
+            && let Some((index, (event, own))) = all.next()
+        {
+            counts = *own;
+            added = event.kind == EventKind::Heartbeat || counts.stored > 0;
+            if let Some(oldest) = stored.too_old.get(&index) {
+                let refusal = Cow::Owned(quarantine::refuse_old(event, *oldest));
+                let (topic, qos) = (message.topic.as_ref(), message.qos);
+                refused.push(Kept { topic, qos, refusal, partial: counts != Counts::default() });
+            }
+        }
+        let known = counts.duplicates + counts.conflicts > 0;
+        let is_refused = !refused.is_empty();
+        refused.retain(|kept| shared.room.take(kept));
+        let is_kept = !refused.is_empty();
+        kept.append(&mut refused);
+        if let Some(tally) = tallies.get_mut(*submission) {
+            *tally += Tally {
+                stored: added.into(),
+                duplicate: (known && !added).into(),
+                quarantined: (is_kept && !added && !known).into(),
+                quarantine_full: (!is_kept && !added && !known).into(),
+                partial: (is_refused && (added || known)).into(),
+                readings_stored: counts.stored,
+                readings_duplicate: counts.duplicates,
+                readings_conflicting: counts.conflicts,
+            };
+        }
+    }
+    (kept, tallies)
 }
 
 /// Leaves the first of several readings with one identity and counts the others.
-fn first_of_each(rows: Vec<Row<'_>>, events: usize) -> (Vec<Row<'_>>, Vec<Appended>) {
-    let mut appended = vec![Appended::default(); events];
+fn first_of_each(rows: Vec<Row<'_>>, events: usize) -> (Vec<Row<'_>>, Vec<Counts>) {
+    let mut appended = vec![Counts::default(); events];
     let mut values: HashMap<_, &Value> = HashMap::with_capacity(rows.len());
     let mut firsts = Vec::with_capacity(rows.len());
     for row in rows {
@@ -124,7 +227,7 @@ fn first_of_each(rows: Vec<Row<'_>>, events: usize) -> (Vec<Row<'_>>, Vec<Append
 async fn insert<'a, T: AppendTx>(
     tx: &mut T,
     mut rows: Vec<Row<'a>>,
-    appended: &mut [Appended],
+    appended: &mut [Counts],
 ) -> Result<Vec<Row<'a>>> {
     if !rows.is_empty() && !tx.insert_readings(&rows).await? {
         let identities: Vec<_> = rows.iter().map(|row| row.identity).collect();
@@ -148,7 +251,7 @@ async fn insert<'a, T: AppendTx>(
     Ok(rows)
 }
 
-fn count_repeated(appended: &mut [Appended], row: &Row<'_>, stored: &Value) {
+fn count_repeated(appended: &mut [Counts], row: &Row<'_>, stored: &Value) {
     if let Some(counts) = appended.get_mut(row.event) {
         if same(&row.measurement.value, stored) {
             counts.duplicates += 1;
@@ -174,7 +277,7 @@ pub(super) fn same(a: &Value, b: &Value) -> bool {
 fn log_rows(
     heads: &mut BTreeMap<Partition, i64>,
     ids: &Ids,
-    events: &[Event],
+    events: &[&Event],
     placed: &[(Timestamp, TimeSource)],
     rows: &[Row<'_>],
 ) -> Vec<LogRow> {

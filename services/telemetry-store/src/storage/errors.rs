@@ -4,42 +4,93 @@ use sqlx::migrate::MigrateError;
 
 use crate::error::Error;
 
+/// What a failure asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    /// The same statement may succeed later.
+    MayPass,
+    /// Somebody has to do this.
+    Unfit(&'static str),
+    /// It is about what was to be stored.
+    Unstorable,
+    /// It is a fault of ours, or of what is in the database.
+    Internal,
+}
+
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        let may_pass = match &error {
+        let class = match &error {
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
             | sqlx::Error::Protocol(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed => true,
-            sqlx::Error::Database(cause) => {
-                let gone = cause.message().starts_with("could not open relation with OID");
-                // A chunk that was dropped between finding and opening it; next time it is made.
-                gone || cause.code().is_some_and(|code| may_pass(&code))
+            | sqlx::Error::WorkerCrashed => Class::MayPass,
+            // A chunk that was dropped between finding and opening it; next time it is made.
+            sqlx::Error::Database(cause)
+                if cause.message().starts_with("could not open relation with OID") =>
+            {
+                Class::MayPass
             }
-            _ => false,
+            sqlx::Error::Database(cause) => {
+                cause.code().map_or(Class::Internal, |code| classify(&code))
+            }
+            _ => Class::Internal,
         };
-        if may_pass { Self::Unavailable(error.into()) } else { Self::Internal(error.into()) }
+        match class {
+            Class::MayPass => Self::Unavailable(error.into()),
+            Class::Unfit(fix) => Self::Unfit { cause: error.into(), fix },
+            Class::Unstorable => Self::Unstorable(error.into()),
+            Class::Internal => Self::Internal(error.into()),
+        }
     }
 }
 
-/// Whether the same statement may succeed later: a SQLSTATE, or SQLite's result code.
-fn may_pass(code: &str) -> bool {
+const FULL: Class = Class::Unfit("make room on the database's disk");
+const READ_ONLY: Class =
+    Class::Unfit("let the database be written to: it is read only, or a standby");
+const SCHEMA: Class = Class::Unfit(
+    "run `telemetry-store migrate`; the extension timescaledb must \
+                                    be there and loaded (shared_preload_libraries)",
+);
+const RIGHTS: Class =
+    Class::Unfit("check the user and the password in DATABASE_URL, and what that user may do");
+
+/// By a SQLSTATE, or by SQLite's result code.
+fn classify(code: &str) -> Class {
     // A SQLSTATE has five characters, a result code of SQLite has fewer.
     if code.len() < 5 {
         // What went wrong in detail is in the higher bits: 778 is a disk I/O error, on writing.
-        let result = code.parse::<u32>().map(|code| code & 0xff);
-        // busy, locked, read only, disk I/O error, full, cannot open
-        return matches!(result, Ok(5 | 6 | 8 | 10 | 13 | 14));
+        return match code.parse::<u32>().map(|code| code & 0xff) {
+            // busy, locked, disk I/O error, cannot open
+            Ok(5 | 6 | 10 | 14) => Class::MayPass,
+            Ok(8) => READ_ONLY,
+            Ok(13) => FULL,
+            // too big, constraint, mismatch
+            Ok(18..=20) => Class::Unstorable,
+            _ => Class::Internal,
+        };
     }
     match code {
-        // serialization failure, deadlock, lock not available, read only, idle in a transaction
-        "40001" | "40P01" | "55P03" | "25006" | "25P03"
+        // serialization failure, deadlock, lock not available, idle in a transaction
+        "40001" | "40P01" | "55P03" | "25P03"
         // cancelled (a timeout), shutting down, crashed, starting up
-        | "57014" | "57P01" | "57P02" | "57P03" => true,
-        // connection exceptions, insufficient resources
-        _ => code.starts_with("08") || code.starts_with("53"),
+        | "57014" | "57P01" | "57P02" | "57P03" => Class::MayPass,
+        "53100" => FULL,
+        "25006" => READ_ONLY,
+        // undefined table, column, function; undefined file (a library)
+        "42P01" | "42703" | "42883" | "58P01" => SCHEMA,
+        // insufficient privilege; no such database
+        "42501" | "3D000" => RIGHTS,
+        _ => match code.get(..2) {
+            // connection exceptions, insufficient resources
+            Some("08" | "53") => Class::MayPass,
+            // invalid authorization
+            Some("28") => RIGHTS,
+            // data exception, integrity violation, program limit
+            Some("22" | "23" | "54") => Class::Unstorable,
+            _ => Class::Internal,
+        },
     }
 }
 
@@ -57,14 +108,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_pass_is_told_from_what_will_not() {
-        // Read only, disk full, restart, too many connections, a lock; SQLite's I/O errors, busy.
-        for code in ["25006", "53100", "57P01", "53300", "55P03", "10", "778", "1034", "5", "517"] {
-            assert!(may_pass(code), "{code}");
+    fn each_failure_asks_for_something() {
+        for code in ["57P01", "53300", "55P03", "08006", "40P01", "57014", "10", "778", "5", "517"]
+        {
+            assert_eq!(classify(code), Class::MayPass, "{code}");
         }
-        // Unique violation, no such table, out of range; SQLite's error, corrupt, constraint.
-        for code in ["23505", "42P01", "22003", "1", "11", "2067", "", "x"] {
-            assert!(!may_pass(code), "{code}");
+        for (code, class) in [
+            ("53100", FULL),
+            ("13", FULL),
+            ("25006", READ_ONLY),
+            ("8", READ_ONLY),
+            ("42P01", SCHEMA),
+            ("42883", SCHEMA),
+            ("28P01", RIGHTS),
+            ("42501", RIGHTS),
+        ] {
+            assert_eq!(classify(code), class, "{code}");
+        }
+        for code in ["22003", "22021", "23505", "23514", "54000", "18", "2067"] {
+            assert_eq!(classify(code), Class::Unstorable, "{code}");
+        }
+        for code in ["XX000", "42601", "1", "11", "", "x"] {
+            assert_eq!(classify(code), Class::Internal, "{code}");
         }
     }
 }

@@ -7,13 +7,16 @@ use std::{
 
 use async_trait::async_trait;
 use telemetry_model::{
-    Bucket, Cursor, Device, DeviceId, Event, MetricName, Reading, ReadingQuery, StoredEvent,
-    SummaryQuery, TimeSource, Timestamp,
+    Account, Bucket, Cursor, Device, DeviceId, Message, MetricName, Reading, ReadingQuery, Sender,
+    StoredEvent, Submission, SummaryQuery, Tally, TimeSource, Timestamp,
 };
 use tokio::sync::{Semaphore, broadcast};
 
-use super::{Appended, Commit, LogRange, Storage, Tail};
+use super::{Commit, LogRange, QuarantineQuery, Quarantined, Storage, Tail, events};
 use crate::error::{Error, Result};
+
+/// A device whose events are refused for what they are.
+pub(crate) const POISON: &str = "poison";
 
 /// Keeps a log of events; knows no readings.
 #[derive(Debug)]
@@ -72,12 +75,17 @@ impl FakeStorage {
 
 #[async_trait]
 impl Storage for FakeStorage {
-    async fn append(&self, events: &[Event]) -> Result<Vec<Appended>> {
+    async fn append(&self, batch: &[Submission]) -> Result<Vec<Tally>> {
         if let Ok(permit) = self.gate.acquire().await {
             permit.forget();
         }
+        let events = events(batch);
+        if events.iter().any(|event| event.device.as_str() == POISON) {
+            return Err(Error::Unstorable("on purpose".into()));
+        }
         self.failure()?;
-        self.appends.lock().unwrap_or_else(PoisonError::into_inner).push(events.len());
+        let messages = batch.iter().map(|submission| submission.messages.len());
+        self.appends.lock().unwrap_or_else(PoisonError::into_inner).push(messages.clone().sum());
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         for event in events {
             let cursor = self.cursor(&event.device, log.len() + 1);
@@ -91,9 +99,14 @@ impl Storage for FakeStorage {
                 readings: vec![],
             });
         }
-        let devices = events.iter().map(|event| event.device.clone()).collect();
-        drop(self.commits.send(Commit::Devices(devices)));
-        Ok(vec![Appended { stored: 1, ..Appended::default() }; events.len()])
+        drop(self.commits.send(Commit::of(batch)));
+        let tally = |submission: &Submission| {
+            let is_stored = |message: &&Message| message.event.is_some();
+            let stored = submission.messages.iter().filter(is_stored).count() as u64;
+            let quarantined = submission.messages.len() as u64 - stored;
+            Tally { stored, readings_stored: stored, quarantined, ..Tally::default() }
+        };
+        Ok(batch.iter().map(tally).collect())
     }
 
     fn commits(&self) -> broadcast::Receiver<Commit> {
@@ -143,7 +156,27 @@ impl Storage for FakeStorage {
         unreachable!("not part of these tests")
     }
 
-    async fn prune(&self, _: Timestamp, _: Timestamp) -> Result<()> {
+    async fn introduce(&self, _: &Sender, _: u64) -> Result<u64> {
+        unreachable!("not part of these tests")
+    }
+
+    async fn accounts(&self) -> Result<Vec<Account>> {
+        unreachable!("not part of these tests")
+    }
+
+    async fn quarantine(&self, _: &QuarantineQuery) -> Result<Vec<Quarantined>> {
+        unreachable!("not part of these tests")
+    }
+
+    async fn release(&self, _: &[i64]) -> Result<()> {
+        unreachable!("not part of these tests")
+    }
+
+    async fn measure_quarantine(&self) -> Result<()> {
+        unreachable!("not part of these tests")
+    }
+
+    async fn prune(&self, _: Timestamp) -> Result<()> {
         unreachable!("not part of these tests")
     }
 

@@ -22,7 +22,7 @@ pub(super) struct Note {
 
 impl LastSeen {
     /// Notes that these events came.
-    pub(super) fn note(&self, events: &[Event]) {
+    pub(super) fn note(&self, events: &[&Event]) {
         let mut notes = self.notes();
         for event in events {
             let new = Note { seen: event.received, heartbeat: None };

@@ -7,24 +7,32 @@ mod errors;
 #[cfg(test)]
 pub(crate) mod fake;
 mod last_seen;
+mod ledger;
 mod names;
 mod placing;
 mod postgres;
+mod quarantine;
 mod rows;
 mod sqlite;
+#[cfg(test)]
+pub(crate) mod testing;
 
-use std::{collections::HashSet, fmt::Debug, sync::Arc};
+use std::{collections::HashSet, fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 use service_kit::lifecycle::Lifecycle;
 use telemetry_model::{
-    Bucket, Cursor, Device, DeviceId, Event, Invalid, MetricName, Partition, Reading, ReadingQuery,
-    StoredEvent, SummaryQuery, Timestamp,
+    Account, Bucket, Cursor, Device, DeviceId, Event, Invalid, MetricName, Partition, Reading,
+    ReadingQuery, Sender, StoredEvent, Submission, SummaryQuery, Tally, Timestamp,
 };
 use tokio::sync::broadcast;
 
-use self::{postgres::Postgres, sqlite::Sqlite};
+pub use self::quarantine::{QuarantineQuery, Quarantined, refuse};
+use self::{
+    append::Shared, last_seen::LastSeen, names::Names, postgres::Postgres, quarantine::Room,
+    sqlite::Sqlite,
+};
 use crate::error::{Error, Result};
 
 /// Which database a URL names.
@@ -46,23 +54,50 @@ impl<'a> Backend<'a> {
     }
 }
 
+/// What is kept, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// How long readings are kept, by their time.
+    pub readings: Duration,
+    /// How long the log is kept for watches, by the time of receipt.
+    pub log: Duration,
+    /// How long messages stay in the quarantine, by the time of receipt.
+    pub quarantine: Duration,
+    /// How much the quarantine may hold, in bytes.
+    pub quarantine_bytes: u64,
+}
+
+impl Shared {
+    fn new(policy: Policy) -> Self {
+        Self {
+            names: Names::default(),
+            last_seen: LastSeen::default(),
+            room: Room::new(policy.quarantine_bytes),
+            retention: policy.readings,
+        }
+    }
+}
+
 /// Opens the database at `url`. On TimescaleDB the schema must be up to date (see [`migrate`]);
 /// a SQLite database is made and brought up to date. Tasks it needs are spawned on `background`.
-pub async fn open(url: &SecretString, background: &Lifecycle) -> Result<Arc<dyn Storage>> {
-    Ok(match Backend::of(url)? {
-        Backend::Postgres(url) => Arc::new(Postgres::open(url, background).await?),
-        Backend::Sqlite(url) => Arc::new(Sqlite::open(url).await?),
-    })
+pub async fn open(
+    url: &SecretString,
+    policy: Policy,
+    background: &Lifecycle,
+) -> Result<Arc<dyn Storage>> {
+    let storage: Arc<dyn Storage> = match Backend::of(url)? {
+        Backend::Postgres(url) => Arc::new(Postgres::open(url, policy, background).await?),
+        Backend::Sqlite(url) => Arc::new(Sqlite::open(url, policy).await?),
+    };
+    storage.measure_quarantine().await?;
+    Ok(storage)
 }
 
 /// Brings the database at `url` to this version's schema. Several at once wait for each other.
 pub async fn migrate(url: &SecretString) -> Result<()> {
     match Backend::of(url)? {
         Backend::Postgres(url) => Postgres::migrate(url).await,
-        Backend::Sqlite(url) => {
-            Sqlite::open(url).await?.close().await;
-            Ok(())
-        }
+        Backend::Sqlite(url) => Sqlite::migrate(url).await,
     }
 }
 
@@ -71,10 +106,26 @@ pub async fn migrate(url: &SecretString) -> Result<()> {
 /// Calls may be cut off at any await; what they had not committed is then not there.
 #[async_trait]
 pub trait Storage: Debug + Send + Sync {
-    /// Stores events in one transaction and answers for each, in their order, once it is
-    /// committed and synced. What is stored already is counted, not stored again; an event of
-    /// which nothing is new leaves no trace in the log.
-    async fn append(&self, events: &[Event]) -> Result<Vec<Appended>>;
+    /// Settles messages in one transaction and answers for each submission, in their order, once it
+    /// is committed and synced. What a sender had settled before is left out. What is stored already
+    /// is counted, not stored again; an event of which nothing is new leaves no trace in the log.
+    async fn append(&self, batch: &[Submission]) -> Result<Vec<Tally>>;
+
+    /// Opens a sender's account if it has none, and closes those of others with its client id.
+    /// Answers through which number it is settled; at least through all before `first_held`.
+    async fn introduce(&self, sender: &Sender, first_held: u64) -> Result<u64>;
+
+    /// All accounts, the one heard of last first.
+    async fn accounts(&self) -> Result<Vec<Account>>;
+
+    /// Messages in the quarantine, the newest first.
+    async fn quarantine(&self, query: &QuarantineQuery) -> Result<Vec<Quarantined>>;
+
+    /// Takes messages out of the quarantine.
+    async fn release(&self, ids: &[i64]) -> Result<()>;
+
+    /// Finds out how much room the quarantine has left.
+    async fn measure_quarantine(&self) -> Result<()>;
 
     /// Hints that the log of some devices has grown. One may be lost (the receiver lagged, a
     /// connection broke), and one may be wrong; the log is the truth.
@@ -105,9 +156,8 @@ pub trait Storage: Debug + Send + Sync {
     /// The numeric readings of a device in buckets, oldest first, empty ones left out.
     async fn summarize(&self, query: &SummaryQuery) -> Result<Vec<Bucket>>;
 
-    /// Deletes readings before one time and log records received before another, and does nothing
-    /// if another replica is at it.
-    async fn prune(&self, readings_before: Timestamp, log_before: Timestamp) -> Result<()>;
+    /// Deletes what is older than the policy has it, and does nothing if another replica is at it.
+    async fn prune(&self, now: Timestamp) -> Result<()>;
 
     /// Writes per-device state that appends only noted (when it was last seen).
     async fn flush_devices(&self) -> Result<()>;
@@ -119,25 +169,10 @@ pub trait Storage: Debug + Send + Sync {
     async fn close(&self);
 }
 
-/// What became of the readings of one appended event.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Appended {
-    /// How many are new.
-    pub stored: u32,
-    /// How many were there already, with the same value.
-    pub duplicates: u32,
-    /// How many were there already, with another value, which stays.
-    pub conflicts: u32,
-}
-
-impl std::iter::Sum for Appended {
-    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
-        counts.fold(Self::default(), |sum, count| Self {
-            stored: sum.stored + count.stored,
-            duplicates: sum.duplicates + count.duplicates,
-            conflicts: sum.conflicts + count.conflicts,
-        })
-    }
+/// The events in a batch.
+fn events(batch: &[Submission]) -> Vec<&Event> {
+    let messages = batch.iter().flat_map(|submission| &submission.messages);
+    messages.filter_map(|message| message.event.as_ref()).collect()
 }
 
 /// A hint that logs have grown.
@@ -152,8 +187,8 @@ pub enum Commit {
 }
 
 impl Commit {
-    fn of(events: &[Event]) -> Self {
-        let devices: HashSet<_> = events.iter().map(|event| &event.device).collect();
+    fn of(batch: &[Submission]) -> Self {
+        let devices: HashSet<_> = events(batch).into_iter().map(|event| &event.device).collect();
         Self::Devices(devices.into_iter().cloned().collect())
     }
 }

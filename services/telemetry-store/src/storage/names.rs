@@ -44,7 +44,7 @@ pub(super) struct Ids {
 
 impl Names {
     /// The numbers of all names in these events, or the names that have none.
-    pub(super) fn resolve(&self, events: &[Event]) -> Result<Ids, Unknown> {
+    pub(super) fn resolve(&self, events: &[&Event]) -> Result<Ids, Unknown> {
         let known = self.read();
         let (mut ids, mut unknown) = (Ids::default(), Unknown::default());
         for event in events {

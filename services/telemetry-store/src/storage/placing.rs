@@ -31,7 +31,11 @@ pub(super) struct Clocks {
 
 impl Clocks {
     /// Reads what placing these events needs; nothing if none of them carries a bare count.
-    pub(super) async fn load<T: AppendTx>(tx: &mut T, ids: &Ids, events: &[Event]) -> Result<Self> {
+    pub(super) async fn load<T: AppendTx>(
+        tx: &mut T,
+        ids: &Ids,
+        events: &[&Event],
+    ) -> Result<Self> {
         let devices: HashSet<_> = counts(ids, events).map(|(device, ..)| device).collect();
         if devices.is_empty() {
             return Ok(Self::default());
@@ -73,10 +77,10 @@ impl Clocks {
 /// The samples that carry a bare count: (device, event, sample, ids of its metrics on, count).
 fn counts<'a>(
     ids: &'a Ids,
-    events: &'a [Event],
+    events: &'a [&'a Event],
 ) -> impl Iterator<Item = (i32, &'a Event, &'a Sample, &'a [i32], u32)> {
     let mut metrics = ids.metrics.as_slice();
-    let events = events.iter().zip(&ids.devices);
+    let events = events.iter().copied().zip(&ids.devices);
     let samples = events.flat_map(|(event, id)| event.samples.iter().map(move |s| (event, *id, s)));
     samples.filter_map(move |(event, device, sample)| {
         let own = metrics;
@@ -94,7 +98,7 @@ fn counts<'a>(
 pub(super) fn place<'a>(
     clocks: &mut Clocks,
     ids: &Ids,
-    events: &'a [Event],
+    events: &'a [&'a Event],
 ) -> (Vec<(Timestamp, TimeSource)>, Vec<Row<'a>>) {
     let mut metrics = ids.metrics.iter();
     let mut placed = Vec::with_capacity(events.len());

@@ -1,7 +1,7 @@
 //! Between database columns and model types, as both schemas have them.
 
 use telemetry_model::{
-    Cursor, DeviceId, MetricName, Reading, StoredEvent, TimeSource, Timestamp, Value,
+    Cursor, DeviceId, MetricName, ProcessId, Reading, StoredEvent, TimeSource, Timestamp, Value,
 };
 use telemetry_proto::decode_log_record;
 
@@ -65,6 +65,17 @@ pub(super) fn time_source_number(source: TimeSource) -> i16 {
         TimeSource::Uptime => 2,
         TimeSource::Received => 3,
     }
+}
+
+/// A count as a column has it. No count comes near the end of the range.
+pub(super) fn number(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Through which number a process is settled.
+pub(super) fn settled((process, through): (String, i64)) -> Result<(ProcessId, u64)> {
+    let process = ProcessId::parse(&process).map_err(|error| corrupt(&error.to_string()))?;
+    Ok((process, through.unsigned_abs()))
 }
 
 pub(super) fn timestamp(micros: i64) -> Result<Timestamp> {

@@ -6,6 +6,7 @@ use telemetry_model::{Event, EventKind, Timestamp};
 
 use super::*;
 use crate::storage::fake::FakeStorage;
+use crate::storage::testing::AppendEvents;
 
 fn device(id: &str) -> DeviceId {
     DeviceId::parse(id).unwrap()
@@ -37,11 +38,11 @@ fn follow(storage: &FakeStorage) -> (Hub, tokio::task::JoinSet<Result<()>>) {
 async fn from_now_on_means_only_what_is_committed_later() {
     let storage = Arc::new(FakeStorage::new(0));
     let (hub, _tasks) = follow(&storage);
-    storage.append(&[heartbeat("fern-1", 1)]).await.unwrap();
+    storage.append_events(&[heartbeat("fern-1", 1)]).await.unwrap();
     let mut watcher = open(&storage, &hub, Start::Now).await.unwrap();
     let first = watcher.next().await.unwrap();
     assert_eq!((first.events.len(), first.caught_up), (0, true));
-    storage.append(&[heartbeat("fern-1", 2)]).await.unwrap();
+    storage.append_events(&[heartbeat("fern-1", 2)]).await.unwrap();
     let second = watcher.next().await.unwrap();
     assert_eq!(second.events[0].received.micros(), 2);
 }
@@ -52,7 +53,7 @@ async fn an_idle_watch_tells_progress_past_other_devices() {
     let (hub, _tasks) = follow(&storage);
     let mut watcher = open(&storage, &hub, Start::Now).await.unwrap();
     watcher.next().await.unwrap();
-    storage.append(&[heartbeat("moss-1", 1), heartbeat("moss-1", 2)]).await.unwrap();
+    storage.append_events(&[heartbeat("moss-1", 1), heartbeat("moss-1", 2)]).await.unwrap();
     let began = Instant::now();
     let progress = watcher.next().await.unwrap();
     assert_eq!(began.elapsed(), PROGRESS_EVERY);
@@ -64,7 +65,7 @@ async fn a_lost_wake_up_delays_but_loses_nothing() {
     let storage = Arc::new(FakeStorage::new(0));
     let mut watcher = open(&storage, &Hub::default(), Start::Now).await.unwrap();
     watcher.next().await.unwrap();
-    storage.append(&[heartbeat("fern-1", 1)]).await.unwrap();
+    storage.append_events(&[heartbeat("fern-1", 1)]).await.unwrap();
     assert_eq!(watcher.next().await.unwrap().events.len(), 1);
 }
 
@@ -74,7 +75,7 @@ async fn a_database_that_is_away_is_waited_for() {
     let (hub, _tasks) = follow(&storage);
     let mut watcher = open(&storage, &hub, Start::Now).await.unwrap();
     watcher.next().await.unwrap();
-    storage.append(&[heartbeat("fern-1", 1)]).await.unwrap();
+    storage.append_events(&[heartbeat("fern-1", 1)]).await.unwrap();
     storage.fail_next(Error::Unavailable("on purpose".into()));
     assert_eq!(watcher.next().await.unwrap().events.len(), 1);
 }
@@ -105,9 +106,9 @@ proptest! {
                 match step {
                     0 => {
                         sent += 1;
-                        storage.append(&[heartbeat("fern-1", sent)]).await.unwrap();
+                        storage.append_events(&[heartbeat("fern-1", sent)]).await.unwrap();
                     }
-                    1 => _ = storage.append(&[heartbeat("moss-1", 0)]).await.unwrap(),
+                    1 => _ = storage.append_events(&[heartbeat("moss-1", 0)]).await.unwrap(),
                     2 => told.extend(watcher.next().await.unwrap().events),
                     _ => {
                         // A reconnect in the middle of a wait, resumed by cursor.

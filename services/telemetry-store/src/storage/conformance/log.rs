@@ -1,11 +1,11 @@
 //! The log that watches read: order, cursors, horizon.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use telemetry_model::{Cursor, EventKind, StoredEvent, Timestamp, Value};
+use telemetry_model::{Cursor, EventKind, StoredEvent, Value};
 
-use super::{Fresh, at, device, heartbeat, on_each_backend, sample, telemetry};
-use crate::{Error, storage::Storage};
+use super::{Fresh, at, device, heartbeat, on_each_backend, prune_before, sample, telemetry};
+use crate::{Error, storage::testing::AppendEvents};
 
 on_each_backend!(
     holds_events_of_each_kind_as_they_were_stored,
@@ -29,7 +29,7 @@ async fn holds_events_of_each_kind_as_they_were_stored(fresh: &mut Fresh) {
         heartbeat("fern-1", 6, vec![sample(clock, &[("rssi", Value::Integer(-60))])]),
         heartbeat("fern-1", 7, vec![]),
     ];
-    fresh.storage.append(&events).await.unwrap();
+    fresh.storage.append_events(&events).await.unwrap();
     let oldest = fresh.storage.log_range(&id).await.unwrap().oldest;
     let tail = fresh.storage.tail(&id, oldest, 10).await.unwrap();
     assert!(tail.at_head && tail.events.is_sorted_by_key(|event| event.cursor.position));
@@ -47,7 +47,7 @@ async fn pages_to_the_head(fresh: &mut Fresh) {
     let id = device("fern-1");
     let events: Vec<_> =
         (0..10).map(|n| telemetry("fern-1", n, &[("t", Value::Integer(n))])).collect();
-    fresh.storage.append(&events).await.unwrap();
+    fresh.storage.append_events(&events).await.unwrap();
     let mut cursor = fresh.storage.log_range(&id).await.unwrap().oldest;
     let mut seen = Vec::new();
     for (count, at_head) in [(4, false), (4, false), (2, true), (0, true)] {
@@ -66,7 +66,7 @@ async fn pages_to_the_head(fresh: &mut Fresh) {
 
 async fn cursors_outside_are_refused(fresh: &mut Fresh) {
     let id = device("fern-1");
-    fresh.storage.append(&[heartbeat("fern-1", 0, vec![])]).await.unwrap();
+    fresh.storage.append_events(&[heartbeat("fern-1", 0, vec![])]).await.unwrap();
     let ahead = Cursor { partition: id.partition(), position: 2 };
     let error = fresh.storage.tail(&id, ahead, 1).await.unwrap_err();
     assert!(matches!(error, Error::CursorExpired { .. }), "{error}");
@@ -83,7 +83,7 @@ async fn concurrent_appends_leave_no_gap(fresh: &mut Fresh) {
             for batch in 0..BATCHES {
                 let event =
                     |n| telemetry(&id, batch * 3 + n, &[("t", Value::Integer(batch * 3 + n))]);
-                storage.append(&[event(0), event(1), event(2)]).await.unwrap();
+                storage.append_events(&[event(0), event(1), event(2)]).await.unwrap();
             }
         });
         tasks.spawn(async move {
@@ -115,7 +115,7 @@ async fn writers_to_one_device_lose_nothing_to_a_reader(fresh: &mut Fresh) {
                 let values = [("t", Value::Integer(number))];
                 let events =
                     [telemetry("fern-1", number, &values), telemetry(&neighbour, n, &values)];
-                storage.append(&events).await.unwrap();
+                storage.append_events(&events).await.unwrap();
             }
         });
     }
@@ -139,10 +139,10 @@ async fn pruning_moves_the_horizon(fresh: &mut Fresh) {
     let day = 24 * 60 * 60;
     let events = [0, 1, 2 * day]
         .map(|seconds| telemetry("fern-1", seconds, &[("t", Value::Integer(seconds))]));
-    fresh.storage.append(&events).await.unwrap();
+    fresh.storage.append_events(&events).await.unwrap();
     let before = fresh.storage.log_range(&id).await.unwrap();
     let first = Cursor { position: 1, ..before.oldest };
-    fresh.storage.prune(at(day), at(day)).await.unwrap();
+    prune_before(&fresh.storage, at(day)).await.unwrap();
     let after = fresh.storage.log_range(&id).await.unwrap();
     assert_eq!((after.oldest.position, after.newest), (2, before.newest));
     let error = fresh.storage.tail(&id, first, 10).await.unwrap_err();
@@ -152,9 +152,8 @@ async fn pruning_moves_the_horizon(fresh: &mut Fresh) {
     let left = super::all(&fresh.storage, "fern-1").await;
     assert_eq!(left.len(), 1, "{left:?}");
     // What was pruned may come again, and is stored again.
-    fresh.storage.append(&events[..1]).await.unwrap();
+    fresh.storage.append_events(&events[..1]).await.unwrap();
     assert_eq!(super::all(&fresh.storage, "fern-1").await.len(), 2);
     // Nothing to do is nothing wrong.
-    let storage: &dyn Storage = &*fresh.storage;
-    storage.prune(Timestamp::MIN.plus(Duration::from_secs(1)), at(day)).await.unwrap();
+    prune_before(&fresh.storage, at(-day)).await.unwrap();
 }

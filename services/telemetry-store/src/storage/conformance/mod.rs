@@ -1,12 +1,14 @@
 //! The one suite that every storage passes: each case is written once and run on each backend.
 
+mod accounts;
 mod appends;
 mod log;
 mod operations;
+mod quarantine;
 mod reads;
 mod times;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use service_kit::lifecycle::Lifecycle;
@@ -17,7 +19,7 @@ use telemetry_model::{
 };
 use tempfile::TempDir;
 
-use super::{Storage, migrate, open};
+use super::{Policy, Storage, migrate, open};
 
 /// A fresh database and a storage on it.
 struct Fresh {
@@ -43,14 +45,14 @@ impl Fresh {
     async fn open(url: String, folder: Option<TempDir>, database: Option<TestDatabase>) -> Self {
         let (url, background) = (SecretString::from(url), Lifecycle::new());
         migrate(&url).await.unwrap();
-        let storage = open(&url, &background).await.unwrap();
+        let storage = open(&url, POLICY, &background).await.unwrap();
         Self { storage, url, background, _folder: folder, database }
     }
 
     /// Closes the storage and opens the database anew, as a restarted process would.
     async fn reopen(&mut self) {
         self.storage.close().await;
-        self.storage = open(&self.url, &self.background).await.unwrap();
+        self.storage = open(&self.url, POLICY, &self.background).await.unwrap();
     }
 
     async fn close(self) {
@@ -91,6 +93,17 @@ impl TestDatabase {
         let drop_it = format!("DROP DATABASE {} WITH (FORCE)", self.name);
         connection.execute(AssertSqlSafe(drop_it)).await.unwrap();
     }
+}
+
+/// How long readings and the log are kept.
+const KEPT: Duration = Duration::from_hours(10 * 24);
+/// The quarantine is small enough to be filled.
+const POLICY: Policy =
+    Policy { readings: KEPT, log: KEPT, quarantine: KEPT, quarantine_bytes: 100_000 };
+
+/// Deletes what came before a time.
+async fn prune_before(storage: &Arc<dyn Storage>, before: Timestamp) -> crate::Result<()> {
+    storage.prune(before.plus(KEPT)).await
 }
 
 /// Stamps each case for each backend.

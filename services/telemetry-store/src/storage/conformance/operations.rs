@@ -8,10 +8,12 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use telemetry_model::Value;
 use tokio::time::timeout;
 
-use super::{Fresh, TestDatabase, at, device, heartbeat, on_each_backend, telemetry};
+use super::{
+    Fresh, POLICY, TestDatabase, at, device, heartbeat, on_each_backend, prune_before, telemetry,
+};
 use crate::{
     Error,
-    storage::{migrate, open, postgres::connect::pool},
+    storage::{migrate, open, postgres::connect::pool, testing::AppendEvents},
 };
 
 on_each_backend!(
@@ -38,9 +40,9 @@ async fn pruning_while_storing_disturbs_nobody(fresh: &mut Fresh) {
                     telemetry(&id(n), seconds, &[("t", Value::Integer(n))])
                 };
                 let events: Vec<_> = (0..100).map(event).collect();
-                let mut stored = storage.append(&events).await;
+                let mut stored = storage.append_events(&events).await;
                 while since == 0 && matches!(stored, Err(Error::Unavailable(_))) {
-                    stored = storage.append(&events).await;
+                    stored = storage.append_events(&events).await;
                 }
                 stored.unwrap();
             }
@@ -50,7 +52,7 @@ async fn pruning_while_storing_disturbs_nobody(fresh: &mut Fresh) {
     let pruning = async {
         loop {
             // It is retention that gives up if it must wait.
-            match storage.prune(at(DAY), at(DAY)).await {
+            match prune_before(&storage, at(DAY)).await {
                 Ok(()) | Err(Error::Unavailable(_)) => tokio::task::yield_now().await,
                 Err(error) => panic!("{error}"),
             }
@@ -68,9 +70,9 @@ async fn pruning_leaves_other_devices_and_metrics_alone(fresh: &mut Fresh) {
         .into_iter()
         .flat_map(|id| [0, 1, 3 * DAY].map(|seconds| telemetry(id, seconds, &values(seconds))))
         .collect();
-    fresh.storage.append(&events).await.unwrap();
-    fresh.storage.append(&[heartbeat("ivy-1", 0, vec![])]).await.unwrap();
-    fresh.storage.prune(at(DAY), at(DAY)).await.unwrap();
+    fresh.storage.append_events(&events).await.unwrap();
+    fresh.storage.append_events(&[heartbeat("ivy-1", 0, vec![])]).await.unwrap();
+    prune_before(&fresh.storage, at(DAY)).await.unwrap();
     for id in ["fern-1", "moss-1"] {
         let left = super::all(&fresh.storage, id).await;
         let left: Vec<_> = left.iter().map(|r| (r.metric.as_str(), r.time)).collect();
@@ -87,7 +89,7 @@ async fn pruning_does_not_make_storing_wait_for_a_forgotten_session() {
     for table in ["readings", "device_log"] {
         let fresh = Fresh::timescaledb().await;
         let events = [0, 3 * DAY].map(|s| telemetry("fern-1", s, &[("t", Value::Integer(s))]));
-        fresh.storage.append(&events).await.unwrap();
+        fresh.storage.append_events(&events).await.unwrap();
         let url = fresh.database_url();
         let mut session = PgConnection::connect(url).await.unwrap();
         session.execute("BEGIN").await.unwrap();
@@ -95,7 +97,7 @@ async fn pruning_does_not_make_storing_wait_for_a_forgotten_session() {
 
         let (storage, pruning) = (Arc::clone(&fresh.storage), Arc::clone(&fresh.storage));
         let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(async move { pruning.prune(at(DAY), at(DAY)).await });
+        tasks.spawn(async move { prune_before(&pruning, at(DAY)).await });
         let mut waiting = PgConnection::connect(url).await.unwrap();
         // Not before retention has come to where it must wait, or given up.
         let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
@@ -106,7 +108,7 @@ async fn pruning_does_not_make_storing_wait_for_a_forgotten_session() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let more = telemetry("fern-1", 3 * DAY + 60, &[("t", Value::Integer(1))]);
-        let stored = timeout(PROMPTLY, storage.append(&[more])).await;
+        let stored = timeout(PROMPTLY, storage.append_events(&[more])).await;
         assert!(matches!(stored, Ok(Ok(_))), "{table}: {stored:?}");
 
         session.execute("COMMIT").await.unwrap();
@@ -114,7 +116,7 @@ async fn pruning_does_not_make_storing_wait_for_a_forgotten_session() {
         drop(tasks.join_all().await);
         let pruned = async {
             while super::all(&storage, "fern-1").await.len() > 2 {
-                storage.prune(at(DAY), at(DAY)).await.unwrap();
+                prune_before(&storage, at(DAY)).await.unwrap();
             }
         };
         timeout(PROMPTLY, pruned).await.unwrap();
@@ -130,7 +132,7 @@ async fn a_replica_that_froze_in_a_transaction_does_not_stop_the_others_for_ever
     let mut frozen = pool.begin().await.unwrap();
     frozen.execute("SELECT * FROM log_heads FOR UPDATE").await.unwrap();
     let event = telemetry("fern-1", 0, &[("t", Value::Integer(1))]);
-    let stored = timeout(Duration::from_secs(30), fresh.storage.append(&[event])).await;
+    let stored = timeout(Duration::from_secs(30), fresh.storage.append_events(&[event])).await;
     assert!(matches!(stored, Ok(Ok(_))), "{stored:?}");
     drop(frozen);
     pool.close().await;
@@ -141,15 +143,15 @@ async fn a_replica_that_froze_in_a_transaction_does_not_stop_the_others_for_ever
 async fn a_schema_that_is_not_this_programs_is_refused() {
     let database = TestDatabase::create().await;
     let (url, background) = (SecretString::from(database.url.clone()), Lifecycle::new());
-    let error = open(&url, &background).await.unwrap_err().to_string();
+    let error = open(&url, POLICY, &background).await.unwrap_err().to_string();
     assert!(error.contains("run `telemetry-store migrate`"), "{error}");
     // Several at once wait for each other.
     tokio::try_join!(migrate(&url), migrate(&url)).unwrap();
-    open(&url, &background).await.unwrap().close().await;
+    open(&url, POLICY, &background).await.unwrap().close().await;
     let mut connection = PgConnection::connect(&database.url).await.unwrap();
     let newer = "INSERT INTO _sqlx_migrations VALUES (9999, 'x', now(), true, '', 0)";
     connection.execute(newer).await.unwrap();
-    let error = open(&url, &background).await.unwrap_err().to_string();
+    let error = open(&url, POLICY, &background).await.unwrap_err().to_string();
     assert!(error.contains("9999"), "{error}");
     connection.close().await.unwrap();
     background.stop();

@@ -7,6 +7,7 @@ use telemetry_model::{
 };
 
 use super::{Fresh, at, device, metric, on_each_backend, telemetry};
+use crate::storage::testing::AppendEvents;
 
 on_each_backend!(
     pages_in_both_orders,
@@ -33,7 +34,7 @@ async fn fill(fresh: &Fresh, count: i64) {
     let values =
         |n| [("b", Value::Integer(n)), ("a", Value::Integer(-n)), ("B", Value::Flag(true))];
     let events: Vec<_> = (0..count).map(|n| telemetry("fern-1", n * 3600, &values(n))).collect();
-    fresh.storage.append(&events).await.unwrap();
+    fresh.storage.append_events(&events).await.unwrap();
 }
 
 async fn pages_in_both_orders(fresh: &mut Fresh) {
@@ -68,7 +69,11 @@ async fn ranges_and_metrics_limit(fresh: &mut Fresh) {
 
 async fn latest_of_each_metric(fresh: &mut Fresh) {
     fill(fresh, 5).await;
-    fresh.storage.append(&[telemetry("fern-1", -99, &[("c", Value::Integer(7))])]).await.unwrap();
+    fresh
+        .storage
+        .append_events(&[telemetry("fern-1", -99, &[("c", Value::Integer(7))])])
+        .await
+        .unwrap();
     let latest = fresh.storage.latest(&device("fern-1"), &[]).await.unwrap();
     let latest: Vec<_> = latest.iter().map(|r| (r.metric.as_str(), r.time)).collect();
     let newest = at(4 * 3600);
@@ -80,7 +85,7 @@ async fn latest_of_each_metric(fresh: &mut Fresh) {
 async fn devices_in_order(fresh: &mut Fresh) {
     let ids = ["a", "B", "b", "ä", "z-10", "z-9"];
     let events: Vec<_> = ids.map(|id| telemetry(id, 0, &[("t", Value::Integer(1))])).into();
-    fresh.storage.append(&events).await.unwrap();
+    fresh.storage.append_events(&events).await.unwrap();
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
         let page = fresh.storage.devices(after.as_ref(), 2).await.unwrap();
@@ -130,9 +135,9 @@ async fn summaries_equal_a_naive_one(fresh: &mut Fresh) {
         telemetry("fern-1", *seconds, &values)
     };
     let events: Vec<_> = times.iter().zip(&values).map(event).collect();
-    fresh.storage.append(&events).await.unwrap();
+    fresh.storage.append_events(&events).await.unwrap();
     let text = telemetry("fern-1", 50_000_000, &[("t", Value::text("not a number").unwrap())]);
-    fresh.storage.append(&[text]).await.unwrap();
+    fresh.storage.append_events(&[text]).await.unwrap();
 
     for (start, end, width) in [
         (-40_000_000, 40_000_000, 86_400 * 30),
@@ -166,7 +171,7 @@ async fn summaries_bear_extreme_values(fresh: &mut Fresh) {
             telemetry("fern-1", n * 60 + s, &[("t", Value::Number(*value))])
         };
         let events: Vec<_> = (0..).zip(values).map(event).collect();
-        fresh.storage.append(&events).await.unwrap();
+        fresh.storage.append_events(&events).await.unwrap();
         let range = TimeRange::new(at(n * 60), at(n * 60 + 60)).unwrap();
         let width = Duration::from_mins(1);
         let query = SummaryQuery::new(device("fern-1"), metric("t"), range, width).unwrap();

@@ -3,6 +3,7 @@
 use telemetry_model::{DeviceClock, Event, EventKind, TimeSource, Timestamp, Value};
 
 use super::{Fresh, all, at, device, on_each_backend, sample};
+use crate::storage::testing::AppendEvents;
 
 on_each_backend!(
     clocks_that_cannot_be_believed,
@@ -24,6 +25,8 @@ async fn times(fresh: &Fresh) -> Vec<(Timestamp, TimeSource)> {
     all(&fresh.storage, "esp").await.iter().map(|r| (r.time, r.time_source)).collect()
 }
 
+const DAY: i64 = 24 * 60 * 60;
+
 async fn clocks_that_cannot_be_believed(fresh: &mut Fresh) {
     let clock = |text| DeviceClock::Wall(Timestamp::parse(text).unwrap());
     let events = [
@@ -31,12 +34,11 @@ async fn clocks_that_cannot_be_believed(fresh: &mut Fresh) {
         event(at(1), &[clock("2200-01-01T00:00:00Z")], 2),
         event(at(2), &[DeviceClock::Wall(at(2 + 601))], 3),
         event(at(3), &[DeviceClock::Wall(at(3 + 599))], 4),
-        event(at(4), &[clock("2012-01-01T00:00:00Z")], 5),
+        event(at(4), &[DeviceClock::Wall(at(-9 * DAY))], 5),
     ];
-    fresh.storage.append(&events).await.unwrap();
-    let old = Timestamp::parse("2012-01-01T00:00:00Z").unwrap();
+    fresh.storage.append_events(&events).await.unwrap();
     let expected = [
-        (old, TimeSource::Device),
+        (at(-9 * DAY), TimeSource::Device),
         (at(0), TimeSource::Received),
         (at(1), TimeSource::Received),
         (at(2), TimeSource::Received),
@@ -46,7 +48,7 @@ async fn clocks_that_cannot_be_believed(fresh: &mut Fresh) {
 }
 
 async fn samples_without_a_time_do_not_collide(fresh: &mut Fresh) {
-    fresh.storage.append(&[event(at(0), &[DeviceClock::None; 5], 1)]).await.unwrap();
+    fresh.storage.append_events(&[event(at(0), &[DeviceClock::None; 5], 1)]).await.unwrap();
     let expected: Vec<_> = (0..5)
         .map(|n| (Timestamp::from_micros(at(0).micros() + n).unwrap(), TimeSource::Received))
         .collect();
@@ -64,14 +66,14 @@ async fn uptime_lands_at_true_time_and_twice_is_once(fresh: &mut Fresh) {
         })
         .collect();
     for (seconds, clock, value) in &told {
-        fresh.storage.append(&[event(at(*seconds), &[*clock], *value)]).await.unwrap();
+        fresh.storage.append_events(&[event(at(*seconds), &[*clock], *value)]).await.unwrap();
     }
     let expected: Vec<_> =
         told.iter().map(|(seconds, ..)| (at(*seconds), TimeSource::Uptime)).collect();
     assert_eq!(times(fresh).await, expected);
     fresh.reopen().await;
     let again = told.iter().map(|(_, clock, value)| event(at(3700), &[*clock], *value));
-    let outcome = fresh.storage.append(&again.collect::<Vec<_>>()).await.unwrap();
+    let outcome = fresh.storage.append_events(&again.collect::<Vec<_>>()).await.unwrap();
     assert!(outcome.iter().all(|appended| appended.duplicates == 1), "{outcome:?}");
     assert_eq!(times(fresh).await, expected);
 }
@@ -85,13 +87,13 @@ async fn the_counter_wraps_and_time_goes_on(fresh: &mut Fresh) {
         })
         .collect();
     for (seconds, clock) in &told {
-        fresh.storage.append(&[event(at(*seconds), &[*clock], *seconds)]).await.unwrap();
+        fresh.storage.append_events(&[event(at(*seconds), &[*clock], *seconds)]).await.unwrap();
     }
     let expected: Vec<_> =
         told.iter().map(|(seconds, _)| (at(*seconds), TimeSource::Uptime)).collect();
     assert_eq!(times(fresh).await, expected);
     let again = told.iter().map(|(seconds, clock)| event(at(1000 + seconds), &[*clock], *seconds));
-    let outcome = fresh.storage.append(&again.collect::<Vec<_>>()).await.unwrap();
+    let outcome = fresh.storage.append_events(&again.collect::<Vec<_>>()).await.unwrap();
     assert!(outcome.iter().all(|appended| appended.duplicates == 1), "{outcome:?}");
     assert_eq!(times(fresh).await, expected);
 }
@@ -102,7 +104,7 @@ async fn uptime_sent_twice_in_a_batch_is_once(fresh: &mut Fresh) {
     let events = told.map(|(seconds, count)| {
         event(at(seconds), &[DeviceClock::Counter(count)], i64::from(count))
     });
-    let outcome = fresh.storage.append(&events).await.unwrap();
+    let outcome = fresh.storage.append_events(&events).await.unwrap();
     let new: Vec<_> = outcome.iter().map(|appended| appended.stored).collect();
     assert_eq!(new, [1, 0, 1, 0, 0]);
     let expected = [60, 120].map(|seconds| (at(seconds), TimeSource::Uptime));
@@ -113,11 +115,11 @@ async fn a_boot_is_decided_once_for_all_processes(fresh: &mut Fresh) {
     let late = |seconds, uptime_s: u32, value| {
         event(at(seconds), &[DeviceClock::Counter(uptime_s * 1000)], value)
     };
-    fresh.storage.append(&[late(60, 60, 1)]).await.unwrap();
-    let other = super::open(&fresh.url, &fresh.background).await.unwrap();
+    fresh.storage.append_events(&[late(60, 60, 1)]).await.unwrap();
+    let other = super::open(&fresh.url, super::POLICY, &fresh.background).await.unwrap();
     // Through another process, and an hour late: by the boot that the first one decided.
-    other.append(&[late(3720, 120, 2)]).await.unwrap();
-    fresh.storage.append(&[late(3721, 180, 3)]).await.unwrap();
+    other.append_events(&[late(3720, 120, 2)]).await.unwrap();
+    fresh.storage.append_events(&[late(3721, 180, 3)]).await.unwrap();
     let expected = [60, 120, 180].map(|seconds| (at(seconds), TimeSource::Uptime));
     assert_eq!(times(fresh).await, expected);
     other.close().await;
@@ -125,6 +127,10 @@ async fn a_boot_is_decided_once_for_all_processes(fresh: &mut Fresh) {
 
 async fn counts_that_are_seconds(fresh: &mut Fresh) {
     let seconds = u32::try_from(at(0).micros() / 1_000_000).unwrap();
-    fresh.storage.append(&[event(at(10), &[DeviceClock::Counter(seconds)], 1)]).await.unwrap();
+    fresh
+        .storage
+        .append_events(&[event(at(10), &[DeviceClock::Counter(seconds)], 1)])
+        .await
+        .unwrap();
     assert_eq!(times(fresh).await, [(at(0), TimeSource::Device)]);
 }

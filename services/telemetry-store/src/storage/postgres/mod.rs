@@ -8,8 +8,10 @@
 mod columns;
 pub(super) mod connect;
 mod feed;
+mod ledger;
 mod micros;
 mod prune;
+mod quarantine;
 mod reads;
 mod tx;
 
@@ -17,18 +19,19 @@ use async_trait::async_trait;
 use service_kit::lifecycle::Lifecycle;
 use sqlx::{Executor, PgPool};
 use telemetry_model::{
-    Bucket, Cursor, Device, DeviceId, Event, MetricName, Reading, ReadingQuery, SummaryQuery,
-    Timestamp,
+    Account, Bucket, Cursor, Device, DeviceId, MetricName, Reading, ReadingQuery, Sender,
+    Submission, SummaryQuery, Tally, Timestamp,
 };
 use tokio::sync::broadcast;
 
 use self::{micros::Micros, tx::PgTx};
 use super::{
-    Appended, Commit, LogRange, Storage, Tail, append,
-    last_seen::LastSeen,
-    names::{Ids, Names, Unknown},
+    Commit, LogRange, Policy, QuarantineQuery, Quarantined, Storage, Tail,
+    append::{self, Shared},
+    events,
+    names::Unknown,
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// One of them listens.
 const CONNECTIONS: u32 = 9;
@@ -39,8 +42,8 @@ const COMMITS: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Postgres {
     pool: PgPool,
-    names: Names,
-    last_seen: LastSeen,
+    shared: Shared,
+    policy: Policy,
     commits: broadcast::Sender<Commit>,
     /// Tells our notifications from those of other processes.
     instance: String,
@@ -48,7 +51,7 @@ pub(super) struct Postgres {
 
 impl Postgres {
     /// Opens a database whose schema must be up to date.
-    pub(super) async fn open(url: &str, background: &Lifecycle) -> Result<Self> {
+    pub(super) async fn open(url: &str, policy: Policy, background: &Lifecycle) -> Result<Self> {
         let pool = connect::pool(url, CONNECTIONS).await?;
         connect::check_version(&pool).await?;
         let commits = broadcast::Sender::new(COMMITS);
@@ -56,8 +59,7 @@ impl Postgres {
             sqlx::query_scalar("SELECT gen_random_uuid()::text").fetch_one(&pool).await?;
         let feed = feed::run(pool.clone(), instance.clone(), commits.clone(), background.token());
         background.spawn("commit feed", feed);
-        let (names, last_seen) = (Names::default(), LastSeen::default());
-        Ok(Self { pool, names, last_seen, commits, instance })
+        Ok(Self { pool, shared: Shared::new(policy), policy, commits, instance })
     }
 
     /// Brings a database's schema up to date.
@@ -65,14 +67,12 @@ impl Postgres {
         connect::migrate(url).await
     }
 
-    async fn ids(&self, events: &[Event]) -> Result<Ids> {
-        let unknown = match self.names.resolve(events) {
-            Ok(ids) => return Ok(ids),
-            Err(unknown) => unknown,
-        };
-        self.register(unknown).await?;
-        let missing = |_| Error::Internal("a registered name is missing".into());
-        self.names.resolve(events).map_err(missing)
+    /// Sees to it that all names in a batch have numbers.
+    async fn register_names(&self, batch: &[Submission]) -> Result<()> {
+        match self.shared.names.resolve(&events(batch)) {
+            Ok(_) => Ok(()),
+            Err(unknown) => self.register(unknown).await,
+        }
     }
 
     async fn register(&self, unknown: Unknown) -> Result<()> {
@@ -102,7 +102,7 @@ impl Postgres {
                 .bind(&names)
                 .fetch_all(&self.pool)
                 .await?;
-        self.names.learn(known, metrics)
+        self.shared.names.learn(known, metrics)
     }
 }
 
@@ -122,16 +122,36 @@ const FLUSH: &str = "
 
 #[async_trait]
 impl Storage for Postgres {
-    async fn append(&self, events: &[Event]) -> Result<Vec<Appended>> {
-        if events.is_empty() {
+    async fn append(&self, batch: &[Submission]) -> Result<Vec<Tally>> {
+        if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let ids = self.ids(events).await?;
+        self.register_names(batch).await?;
         let tx = PgTx::begin(&self.pool, &self.instance).await?;
-        let appended = append::append(tx, &self.names, &ids, events).await?;
-        self.last_seen.note(events);
-        self.commits.send(Commit::of(events)).ok();
-        Ok(appended)
+        let tallies = append::append(tx, &self.shared, batch).await?;
+        self.commits.send(Commit::of(batch)).ok();
+        Ok(tallies)
+    }
+
+    async fn introduce(&self, sender: &Sender, first_held: u64) -> Result<u64> {
+        ledger::introduce(&self.pool, sender, first_held).await
+    }
+
+    async fn accounts(&self) -> Result<Vec<Account>> {
+        ledger::accounts(&self.pool).await
+    }
+
+    async fn quarantine(&self, query: &QuarantineQuery) -> Result<Vec<Quarantined>> {
+        quarantine::list(&self.pool, query).await
+    }
+
+    async fn release(&self, ids: &[i64]) -> Result<()> {
+        quarantine::release(&self.pool, ids).await
+    }
+
+    async fn measure_quarantine(&self) -> Result<()> {
+        self.shared.room.measured(quarantine::size(&self.pool).await?);
+        Ok(())
     }
 
     fn commits(&self) -> broadcast::Receiver<Commit> {
@@ -148,12 +168,12 @@ impl Storage for Postgres {
 
     async fn device(&self, device: &DeviceId) -> Result<Option<Device>> {
         let device = reads::device(&self.pool, device).await?;
-        Ok(device.map(|device| self.last_seen.complete(device)))
+        Ok(device.map(|device| self.shared.last_seen.complete(device)))
     }
 
     async fn devices(&self, after: Option<&DeviceId>, limit: usize) -> Result<Vec<Device>> {
         let devices = reads::devices(&self.pool, after, limit).await?;
-        Ok(devices.into_iter().map(|device| self.last_seen.complete(device)).collect())
+        Ok(devices.into_iter().map(|device| self.shared.last_seen.complete(device)).collect())
     }
 
     async fn metrics(&self, device: Option<&DeviceId>) -> Result<Vec<MetricName>> {
@@ -172,12 +192,13 @@ impl Storage for Postgres {
         reads::summarize(&self.pool, query).await
     }
 
-    async fn prune(&self, readings_before: Timestamp, log_before: Timestamp) -> Result<()> {
-        prune::prune(&self.pool, readings_before, log_before).await
+    async fn prune(&self, now: Timestamp) -> Result<()> {
+        prune::prune(&self.pool, now, self.policy).await?;
+        self.measure_quarantine().await
     }
 
     async fn flush_devices(&self) -> Result<()> {
-        let notes = self.last_seen.pending();
+        let notes = self.shared.last_seen.pending();
         if notes.is_empty() {
             return Ok(());
         }
@@ -190,7 +211,7 @@ impl Storage for Postgres {
             .bind(heartbeats.collect::<Vec<_>>())
             .execute(&self.pool)
             .await?;
-        self.last_seen.written(&notes);
+        self.shared.last_seen.written(&notes);
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Executor, FromRow, PgConnection, PgPool};
 use telemetry_model::Timestamp;
 
 use super::micros::Micros;
-use crate::error::Result;
+use crate::{error::Result, storage::Policy};
 
 /// Any number, the same in all replicas.
 const LOCK: i64 = 0x7465_6c65_6d65_7472;
@@ -50,11 +50,15 @@ const RAISE_HORIZONS: &str = "
     UPDATE log_heads SET horizon = greatest(horizon, gone.position)
     FROM gone WHERE log_heads.log_partition = gone.log_partition";
 
-pub(super) async fn prune(pool: &PgPool, readings: Timestamp, log: Timestamp) -> Result<()> {
-    // If one table is in use, the other is pruned all the same.
-    let log = prune_table(pool, "device_log", log).await;
-    prune_table(pool, "readings", readings).await?;
-    log
+pub(super) async fn prune(pool: &PgPool, now: Timestamp, policy: Policy) -> Result<()> {
+    // If one table is in use, the others are pruned all the same.
+    let log = prune_table(pool, "device_log", now.minus(policy.log)).await;
+    let readings = prune_table(pool, "readings", now.minus(policy.readings)).await;
+    sqlx::query("DELETE FROM quarantine WHERE received < $1")
+        .bind(Micros(now.minus(policy.quarantine).micros()))
+        .execute(pool)
+        .await?;
+    log.and(readings)
 }
 
 async fn prune_table(pool: &PgPool, table: &'static str, before: Timestamp) -> Result<()> {

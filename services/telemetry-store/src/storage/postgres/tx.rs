@@ -4,14 +4,16 @@ use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
 use sqlx::{Executor, FromRow, PgPool, Transaction};
-use telemetry_model::{Partition, Value};
+use telemetry_model::{Partition, ProcessId, Value};
 
-use super::{columns::ReadingColumns, micros::Micros};
+use super::{columns::ReadingColumns, ledger, micros::Micros, quarantine};
 use crate::{
     clock_repair::Boot,
     error::Result,
     storage::{
         append::{AppendTx, Identity, LogRow, Row},
+        ledger::Entry,
+        quarantine::Kept,
         rows::{self, ValueColumns},
     },
 };
@@ -67,6 +69,10 @@ const BOOTS: &str = "
 
 #[async_trait]
 impl AppendTx for PgTx<'_> {
+    async fn lock_accounts(&mut self, processes: &[ProcessId]) -> Result<Vec<(ProcessId, u64)>> {
+        ledger::lock(&mut self.tx, processes).await
+    }
+
     async fn lock_heads(&mut self, partitions: &[Partition]) -> Result<Vec<i64>> {
         let heads: Vec<i64> = sqlx::query_scalar(
             "SELECT head FROM log_heads WHERE log_partition = ANY($1)
@@ -186,6 +192,14 @@ impl AppendTx for PgTx<'_> {
             .await?;
         }
         Ok(())
+    }
+
+    async fn insert_quarantine(&mut self, kept: &[Kept<'_>]) -> Result<()> {
+        quarantine::insert(&mut self.tx, kept).await
+    }
+
+    async fn save_accounts(&mut self, entries: &BTreeMap<&str, Entry<'_>>) -> Result<()> {
+        ledger::save(&mut self.tx, entries).await
     }
 
     async fn commit(mut self, partitions: &[Partition]) -> Result<()> {

@@ -1,6 +1,8 @@
 //! SQLite: the embedded database of one process. One connection writes, several read.
 
+mod ledger;
 mod prune;
+mod quarantine;
 mod reads;
 mod tx;
 
@@ -13,62 +15,73 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use telemetry_model::{
-    Bucket, Cursor, Device, DeviceId, Event, Invalid, MetricName, Reading, ReadingQuery,
-    SummaryQuery, Timestamp,
+    Account, Bucket, Cursor, Device, DeviceId, Invalid, MetricName, Reading, ReadingQuery, Sender,
+    Submission, SummaryQuery, Tally, Timestamp,
 };
 use tokio::sync::broadcast;
 
 use self::tx::SqliteTx;
 use super::{
-    Appended, Commit, LogRange, Storage, Tail, append,
-    last_seen::LastSeen,
-    names::{Ids, Names, Unknown},
+    Commit, LogRange, Policy, QuarantineQuery, Quarantined, Storage, Tail,
+    append::{self, Shared},
+    events,
+    names::Unknown,
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/sqlite");
 
 /// Commits a receiver may lag behind before it must look at the log by itself.
 const COMMITS: usize = 1024;
 
+fn options(url: &str) -> Result<SqliteConnectOptions> {
+    let invalid = |error: sqlx::Error| Invalid::new("DATABASE_URL", error.to_string());
+    let options = SqliteConnectOptions::from_str(url).map_err(invalid)?;
+    // An acknowledgement means committed and synced.
+    Ok(options
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(Duration::from_secs(10))
+        .pragma("cache_size", "-65536"))
+}
+
 /// A SQLite database.
 #[derive(Debug)]
 pub(super) struct Sqlite {
     writer: SqlitePool,
     readers: SqlitePool,
-    names: Names,
-    last_seen: LastSeen,
+    shared: Shared,
+    policy: Policy,
     commits: broadcast::Sender<Commit>,
 }
 
 impl Sqlite {
     /// Opens a database, makes it if it is not there, and brings its schema up to date.
-    pub(super) async fn open(url: &str) -> Result<Self> {
-        let invalid = |error: sqlx::Error| Invalid::new("DATABASE_URL", error.to_string());
-        let options = SqliteConnectOptions::from_str(url).map_err(invalid)?;
-        // An acknowledgement means committed and synced.
-        let options = options
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(10))
-            .pragma("cache_size", "-65536");
+    pub(super) async fn open(url: &str, policy: Policy) -> Result<Self> {
+        let options = options(url)?;
         let pool = |connections| SqlitePoolOptions::new().max_connections(connections);
         let writer = pool(1).connect_with(options.clone()).await?;
         MIGRATOR.run(&writer).await?;
         let readers = pool(4).connect_with(options.read_only(true)).await?;
-        let (names, last_seen) = (Names::default(), LastSeen::default());
-        Ok(Self { writer, readers, names, last_seen, commits: broadcast::Sender::new(COMMITS) })
+        let commits = broadcast::Sender::new(COMMITS);
+        Ok(Self { writer, readers, shared: Shared::new(policy), policy, commits })
     }
 
-    async fn ids(&self, events: &[Event]) -> Result<Ids> {
-        let unknown = match self.names.resolve(events) {
-            Ok(ids) => return Ok(ids),
-            Err(unknown) => unknown,
-        };
-        self.register(unknown).await?;
-        let missing = |_| Error::Internal("a registered name is missing".into());
-        self.names.resolve(events).map_err(missing)
+    /// Brings a database's schema up to date.
+    pub(super) async fn migrate(url: &str) -> Result<()> {
+        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options(url)?).await?;
+        MIGRATOR.run(&pool).await?;
+        pool.close().await;
+        Ok(())
+    }
+
+    /// Sees to it that all names in a batch have numbers.
+    async fn register_names(&self, batch: &[Submission]) -> Result<()> {
+        match self.shared.names.resolve(&events(batch)) {
+            Ok(_) => Ok(()),
+            Err(unknown) => self.register(unknown).await,
+        }
     }
 
     async fn register(&self, unknown: Unknown) -> Result<()> {
@@ -93,22 +106,42 @@ impl Sqlite {
             metrics.push((metric.as_str().to_owned(), id.fetch_one(&mut *tx).await?));
         }
         tx.commit().await?;
-        self.names.learn(devices, metrics)
+        self.shared.names.learn(devices, metrics)
     }
 }
 
 #[async_trait]
 impl Storage for Sqlite {
-    async fn append(&self, events: &[Event]) -> Result<Vec<Appended>> {
-        if events.is_empty() {
+    async fn append(&self, batch: &[Submission]) -> Result<Vec<Tally>> {
+        if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let ids = self.ids(events).await?;
+        self.register_names(batch).await?;
         let tx = SqliteTx::begin(&self.writer).await?;
-        let appended = append::append(tx, &self.names, &ids, events).await?;
-        self.last_seen.note(events);
-        self.commits.send(Commit::of(events)).ok();
-        Ok(appended)
+        let tallies = append::append(tx, &self.shared, batch).await?;
+        self.commits.send(Commit::of(batch)).ok();
+        Ok(tallies)
+    }
+
+    async fn introduce(&self, sender: &Sender, first_held: u64) -> Result<u64> {
+        ledger::introduce(&self.writer, sender, first_held).await
+    }
+
+    async fn accounts(&self) -> Result<Vec<Account>> {
+        ledger::accounts(&self.readers).await
+    }
+
+    async fn quarantine(&self, query: &QuarantineQuery) -> Result<Vec<Quarantined>> {
+        quarantine::list(&self.readers, query).await
+    }
+
+    async fn release(&self, ids: &[i64]) -> Result<()> {
+        quarantine::release(&self.writer, ids).await
+    }
+
+    async fn measure_quarantine(&self) -> Result<()> {
+        self.shared.room.measured(quarantine::size(&self.readers).await?);
+        Ok(())
     }
 
     fn commits(&self) -> broadcast::Receiver<Commit> {
@@ -125,12 +158,12 @@ impl Storage for Sqlite {
 
     async fn device(&self, device: &DeviceId) -> Result<Option<Device>> {
         let device = reads::device(&self.readers, device).await?;
-        Ok(device.map(|device| self.last_seen.complete(device)))
+        Ok(device.map(|device| self.shared.last_seen.complete(device)))
     }
 
     async fn devices(&self, after: Option<&DeviceId>, limit: usize) -> Result<Vec<Device>> {
         let devices = reads::devices(&self.readers, after, limit).await?;
-        Ok(devices.into_iter().map(|device| self.last_seen.complete(device)).collect())
+        Ok(devices.into_iter().map(|device| self.shared.last_seen.complete(device)).collect())
     }
 
     async fn metrics(&self, device: Option<&DeviceId>) -> Result<Vec<MetricName>> {
@@ -149,12 +182,13 @@ impl Storage for Sqlite {
         reads::summarize(&self.readers, query).await
     }
 
-    async fn prune(&self, readings_before: Timestamp, log_before: Timestamp) -> Result<()> {
-        prune::prune(&self.readers, &self.writer, readings_before, log_before).await
+    async fn prune(&self, now: Timestamp) -> Result<()> {
+        prune::prune(&self.readers, &self.writer, now, self.policy).await?;
+        self.measure_quarantine().await
     }
 
     async fn flush_devices(&self) -> Result<()> {
-        let notes = self.last_seen.pending();
+        let notes = self.shared.last_seen.pending();
         let mut tx = self.writer.begin().await?;
         for chunk in notes.chunks(1000) {
             let mut update = QueryBuilder::<Db>::new("WITH new (id, seen, heartbeat) AS (");
@@ -171,7 +205,7 @@ impl Storage for Sqlite {
             update.build().persistent(false).execute(&mut *tx).await?;
         }
         tx.commit().await?;
-        self.last_seen.written(&notes);
+        self.shared.last_seen.written(&notes);
         Ok(())
     }
 

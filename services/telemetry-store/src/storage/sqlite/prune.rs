@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use sqlx::SqlitePool;
 use telemetry_model::Timestamp;
 
-use crate::error::Result;
+use crate::{error::Result, storage::Policy};
 
 /// How many rows one transaction deletes.
 const ROWS: i64 = 10_000;
@@ -36,9 +36,10 @@ const DELETE_READINGS: &str = "
 pub(super) async fn prune(
     readers: &SqlitePool,
     writer: &SqlitePool,
-    readings_before: Timestamp,
-    log_before: Timestamp,
+    now: Timestamp,
+    policy: Policy,
 ) -> Result<()> {
+    let (readings_before, log_before) = (now.minus(policy.readings), now.minus(policy.log));
     let mut after = (0, 0);
     while let Some(last) = last_of_next(readers, after, log_before).await? {
         delete_log(writer, after, last, log_before).await?;
@@ -47,9 +48,14 @@ pub(super) async fn prune(
     loop {
         let deleted = sqlx::query(DELETE_READINGS).bind(readings_before.micros()).bind(ROWS);
         if deleted.execute(writer).await?.rows_affected() == 0 {
-            return Ok(());
+            break;
         }
     }
+    sqlx::query("DELETE FROM quarantine WHERE received < ?1")
+        .bind(now.minus(policy.quarantine).micros())
+        .execute(writer)
+        .await?;
+    Ok(())
 }
 
 async fn last_of_next(

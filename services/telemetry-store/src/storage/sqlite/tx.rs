@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
 use sqlx::{Executor, QueryBuilder, Sqlite as Db, SqlitePool, Transaction};
-use telemetry_model::{Partition, Value};
+use telemetry_model::{Partition, ProcessId, Value};
 
+use super::{ledger, quarantine};
 use crate::{
     clock_repair::Boot,
     error::Result,
     storage::{
         append::{AppendTx, Identity, LogRow, Row},
+        ledger::Entry,
+        quarantine::Kept,
         rows::{self, ValueColumns},
     },
 };
@@ -41,6 +44,10 @@ type StoredRow = (i32, i32, i64, Option<f64>, Option<i64>, Option<bool>, Option<
 
 #[async_trait]
 impl AppendTx for SqliteTx {
+    async fn lock_accounts(&mut self, processes: &[ProcessId]) -> Result<Vec<(ProcessId, u64)>> {
+        ledger::read(&mut self.tx, processes).await
+    }
+
     async fn lock_heads(&mut self, partitions: &[Partition]) -> Result<Vec<i64>> {
         // There is one writer, so nothing needs a lock.
         let heads: Vec<(i64, i64)> = sqlx::query_as("SELECT log_partition, head FROM log_heads")
@@ -171,6 +178,14 @@ impl AppendTx for SqliteTx {
             insert.build().persistent(false).execute(&mut *self.tx).await?;
         }
         Ok(())
+    }
+
+    async fn insert_quarantine(&mut self, kept: &[Kept<'_>]) -> Result<()> {
+        quarantine::insert(&mut self.tx, kept).await
+    }
+
+    async fn save_accounts(&mut self, entries: &BTreeMap<&str, Entry<'_>>) -> Result<()> {
+        ledger::save(&mut self.tx, entries).await
     }
 
     async fn commit(self, _partitions: &[Partition]) -> Result<()> {

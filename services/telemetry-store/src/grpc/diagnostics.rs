@@ -1,0 +1,300 @@
+//! Diagnostics: the ledger, and the quarantine.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use prost::Message as _;
+use telemetry_decode::{Router, TopicFilter, decode};
+use telemetry_model::{
+    Account, Balance, DeviceId, Event, EventKind, Invalid, Message, Submission, Tally,
+};
+use telemetry_proto::{
+    v1::{self, diagnostics_service_server::DiagnosticsService},
+    wire_timestamp,
+};
+use tonic::{Request, Response, Status};
+
+use super::{hints::hints, query::page_size};
+use crate::{
+    batcher::Batcher,
+    error::{Error, Result},
+    storage::{QuarantineQuery, Quarantined, Storage},
+};
+
+/// The most payload on a page, in bytes: a response must stay below what clients take by default.
+const MAX_PAGE_BYTES: usize = 3 * 1024 * 1024;
+/// How many messages are read, or replayed, at once. Each may be 1 MiB large.
+const CHUNK: usize = 16;
+/// The most messages a request may name.
+const MAX_IDS: usize = 1000;
+/// The most reasons in an answer.
+const MAX_REASONS: usize = 100;
+
+/// The Diagnostics service.
+#[derive(Debug)]
+pub(super) struct Diagnostics {
+    storage: Arc<dyn Storage>,
+    batcher: Batcher,
+}
+
+impl Diagnostics {
+    pub(super) fn new(storage: Arc<dyn Storage>, batcher: Batcher) -> Self {
+        Self { storage, batcher }
+    }
+}
+
+#[tonic::async_trait]
+impl DiagnosticsService for Diagnostics {
+    async fn get_ledger(
+        &self,
+        _: Request<v1::GetLedgerRequest>,
+    ) -> Result<Response<v1::GetLedgerResponse>, Status> {
+        let accounts = self.storage.accounts().await?;
+        let senders: Vec<_> = accounts.iter().map(sender_ledger).collect();
+        let total = total(senders.iter().filter_map(|sender| sender.ledger.as_ref()));
+        Ok(Response::new(v1::GetLedgerResponse { total: Some(total), senders }))
+    }
+
+    async fn list_quarantine(
+        &self,
+        request: Request<v1::ListQuarantineRequest>,
+    ) -> Result<Response<v1::ListQuarantineResponse>, Status> {
+        let request = request.into_inner();
+        let page_size = page_size(request.page_size, 100, 1000)?;
+        let mut query = query(&request.device_id, request.reason, Vec::new())?;
+        query.before = before(&request.page_token)?;
+        Ok(Response::new(self.page(query, page_size).await?))
+    }
+
+    async fn replay_quarantine(
+        &self,
+        request: Request<v1::ReplayQuarantineRequest>,
+    ) -> Result<Response<v1::ReplayQuarantineResponse>, Status> {
+        let request = request.into_inner();
+        let query = query(&request.device_id, request.reason, request.ids)?;
+        Ok(Response::new(self.replay(query, request.dry_run).await?))
+    }
+}
+
+impl Diagnostics {
+    async fn page(
+        &self,
+        mut query: QuarantineQuery,
+        page_size: usize,
+    ) -> Result<v1::ListQuarantineResponse> {
+        let (mut messages, mut bytes) = (Vec::new(), 0);
+        loop {
+            query.limit = CHUNK;
+            let chunk = self.storage.quarantine(&query).await?;
+            let is_last = chunk.len() < CHUNK;
+            for message in chunk {
+                bytes += 2 * message.refusal.payload.len();
+                let is_full = messages.len() == page_size || bytes > MAX_PAGE_BYTES;
+                // One there is always room for, or there would be no next page.
+                if is_full && !messages.is_empty() {
+                    let next_page_token = query.before.map(|id| id.to_string()).unwrap_or_default();
+                    return Ok(v1::ListQuarantineResponse { messages, next_page_token });
+                }
+                query.before = Some(message.id);
+                messages.push(message.into());
+            }
+            if is_last {
+                return Ok(v1::ListQuarantineResponse { messages, ..Default::default() });
+            }
+        }
+    }
+
+    async fn replay(
+        &self,
+        mut query: QuarantineQuery,
+        dry_run: bool,
+    ) -> Result<v1::ReplayQuarantineResponse> {
+        let mut answer = v1::ReplayQuarantineResponse::default();
+        let mut reasons = BTreeMap::new();
+        loop {
+            query.limit = CHUNK;
+            let chunk = self.storage.quarantine(&query).await?;
+            let Some(last) = chunk.last() else { break };
+            query.before = Some(last.id);
+            for message in &chunk {
+                answer.examined += 1;
+                let outcome = match understood(message) {
+                    Ok(event) if dry_run => {
+                        answer.readings_stored += readings(&event);
+                        None
+                    }
+                    Ok(event) => {
+                        let tally = self.store(message, event).await?;
+                        answer.readings_stored += tally.readings_stored;
+                        // What storage refuses is in the quarantine anew, so this one can go.
+                        self.storage.release(&[message.id]).await?;
+                        (tally.stored + tally.duplicate == 0).then(|| "refused_again".to_owned())
+                    }
+                    Err(reason) => Some(reason),
+                };
+                match outcome {
+                    None => answer.replayed += 1,
+                    Some(reason) => {
+                        answer.still_refused += 1;
+                        *reasons.entry(reason).or_insert(0) += 1;
+                    }
+                }
+            }
+        }
+        let reasons = reasons.into_iter().take(MAX_REASONS);
+        answer.reasons = reasons.map(|(reason, count)| v1::Dropped { reason, count }).collect();
+        Ok(answer)
+    }
+
+    /// Stores an event with all the care that a new one gets.
+    async fn store(&self, message: &Quarantined, event: Event) -> Result<Tally> {
+        let Quarantined { topic, qos, .. } = message;
+        let event = Some(event);
+        let messages =
+            vec![Message { topic: topic.as_str().into(), qos: *qos, event, refusal: None }];
+        let submission = Submission { messages, ..Submission::default() };
+        let outcome = self.batcher.submit(submission, true).await?;
+        let outcome = outcome.await.unwrap_or_else(|_| Err(Arc::new(Error::Stopping)));
+        outcome.map_err(|error| match Arc::try_unwrap(error) {
+            Ok(error) => error,
+            Err(shared) => Error::Unavailable(shared.to_string().into()),
+        })
+    }
+}
+
+/// The whole event in a message, or the reason why there is none.
+fn understood(message: &Quarantined) -> Result<Event, String> {
+    let refusal = &message.refusal;
+    let (device, kind) = match (refusal.device.clone(), refusal.kind) {
+        (Some(device), Some(kind)) => (device, kind),
+        // The topic was not understood. Only the bridge knows its filters, but the usual ones are
+        // worth a try.
+        _ => {
+            usual_topics().route(&message.topic).map_err(|rejected| rejected.reason.to_string())?
+        }
+    };
+    let samples = decode(kind, &refusal.payload).map_err(|rejected| rejected.reason.to_string())?;
+    Ok(Event { device, kind, received: refusal.received, samples })
+}
+
+fn usual_topics() -> Router {
+    let mut router = Router::default();
+    for (filter, kind) in [
+        ("devices/+/telemetry", EventKind::Telemetry),
+        ("devices/+/heartbeat", EventKind::Heartbeat),
+    ] {
+        router.add(&TopicFilter::parse("topic", filter).into_iter().collect::<Vec<_>>(), kind);
+    }
+    router
+}
+
+fn readings(event: &Event) -> u64 {
+    match event.kind {
+        EventKind::Telemetry => event.samples.iter().map(|s| s.measurements.len() as u64).sum(),
+        EventKind::Heartbeat => 0,
+    }
+}
+
+fn query(device: &str, reason: String, ids: Vec<i64>) -> Result<QuarantineQuery> {
+    if ids.len() > MAX_IDS {
+        let reason = format!("must be at most {MAX_IDS}, are {}", ids.len());
+        return Err(Invalid::new("ids", reason).into());
+    }
+    Ok(QuarantineQuery {
+        device: if device.is_empty() { None } else { Some(DeviceId::parse(device)?) },
+        reason: Some(reason).filter(|reason| !reason.is_empty()),
+        ids,
+        ..QuarantineQuery::default()
+    })
+}
+
+fn before(page_token: &str) -> Result<Option<i64>> {
+    let reason = "is not a page token: pass next_page_token of the previous page";
+    match page_token {
+        "" => Ok(None),
+        token => match token.parse() {
+            Ok(id) => Ok(Some(id)),
+            Err(_) => Err(Invalid::new("page_token", reason).into()),
+        },
+    }
+}
+
+fn sender_ledger(account: &Account) -> v1::SenderLedger {
+    let report = account.report.as_ref();
+    // A report that a later version wrote may not be readable; the numbers do not depend on it.
+    let report = report.and_then(|r| v1::BridgeReport::decode(r.record.as_slice()).ok());
+    v1::SenderLedger {
+        process_id: account.process.clone(),
+        client_id: account.client.clone(),
+        started: Some(wire_timestamp(account.started)),
+        updated: Some(wire_timestamp(account.updated)),
+        ended: account.ended,
+        ledger: Some(ledger(account, report.as_ref())),
+        hints: report.as_ref().filter(|_| !account.ended).map(hints).unwrap_or_default(),
+        report,
+    }
+}
+
+fn ledger(account: &Account, report: Option<&v1::BridgeReport>) -> v1::Ledger {
+    let Balance { received, in_flight, ended } = account.balance();
+    let tally = &account.tally;
+    let mut dropped = report.map(|report| report.dropped.clone()).unwrap_or_default();
+    for (reason, count) in [("ended", ended), ("quarantine_full", tally.quarantine_full)] {
+        if count > 0 {
+            dropped.push(v1::Dropped { reason: reason.to_owned(), count });
+        }
+    }
+    v1::Ledger {
+        received,
+        stored: tally.stored,
+        duplicate: tally.duplicate,
+        quarantined: tally.quarantined,
+        dropped,
+        in_flight,
+        partial: tally.partial,
+        readings_stored: tally.readings_stored,
+        readings_duplicate: tally.readings_duplicate,
+        readings_conflicting: tally.readings_conflicting,
+    }
+}
+
+fn total<'a>(ledgers: impl Iterator<Item = &'a v1::Ledger>) -> v1::Ledger {
+    let mut total = v1::Ledger::default();
+    let mut dropped = BTreeMap::<_, u64>::new();
+    for ledger in ledgers {
+        total.received += ledger.received;
+        total.stored += ledger.stored;
+        total.duplicate += ledger.duplicate;
+        total.quarantined += ledger.quarantined;
+        total.in_flight += ledger.in_flight;
+        total.partial += ledger.partial;
+        total.readings_stored += ledger.readings_stored;
+        total.readings_duplicate += ledger.readings_duplicate;
+        total.readings_conflicting += ledger.readings_conflicting;
+        for v1::Dropped { reason, count } in &ledger.dropped {
+            *dropped.entry(reason.clone()).or_default() += count;
+        }
+    }
+    total.dropped =
+        dropped.into_iter().map(|(reason, count)| v1::Dropped { reason, count }).collect();
+    total
+}
+
+impl From<Quarantined> for v1::QuarantinedMessage {
+    fn from(message: Quarantined) -> Self {
+        let Quarantined { id, topic, qos, partial, refusal } = message;
+        Self {
+            id,
+            received: Some(wire_timestamp(refusal.received)),
+            topic,
+            qos: qos.into(),
+            device_id: refusal.device.map(|id| id.as_str().to_owned()).unwrap_or_default(),
+            kind: refusal.kind.map_or(v1::EventKind::Unspecified, Into::into).into(),
+            reason: refusal.reason,
+            field: refusal.field,
+            detail: refusal.detail,
+            partial,
+            payload_text: String::from_utf8(refusal.payload.clone()).unwrap_or_default(),
+            payload: refusal.payload,
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The books of an append: which messages are due, and what became of them.
+//!
+//! A sender numbers its messages for as long as it lives, and the transaction that stores them
+//! moves its account on. So what was settled once is left out when it comes again, whether or not
+//! its readings could be recognised, and every message is counted exactly once.
+
+use std::collections::BTreeMap;
+
+use sqlx::FromRow;
+use telemetry_model::{Account, Message, ProcessId, SenderReport, Submission, Tally};
+
+use super::{append::AppendTx, rows};
+use crate::error::{Error, Result};
+
+/// A message that is to be settled now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Due<'a> {
+    pub(super) message: &'a Message,
+    /// Which of the submissions it belongs to.
+    pub(super) submission: usize,
+}
+
+/// What is added to an account.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Entry<'a> {
+    /// The new end of what is settled; 0 for clients that did not introduce themselves.
+    pub(super) settled_through: u64,
+    pub(super) tally: Tally,
+    pub(super) report: Option<&'a SenderReport>,
+}
+
+/// Locks the accounts of a batch, and answers the messages that are not settled yet, in order, and
+/// through which numbers the accounts then are.
+pub(super) async fn due<'a, T: AppendTx>(
+    tx: &mut T,
+    batch: &'a [Submission],
+) -> Result<(Vec<Due<'a>>, BTreeMap<ProcessId, u64>)> {
+    let mut settled: BTreeMap<_, _> =
+        batch.iter().filter_map(|submission| Some((submission.sender.clone()?, 0))).collect();
+    if !settled.is_empty() {
+        let known = tx.lock_accounts(&settled.keys().cloned().collect::<Vec<_>>()).await?;
+        settled.extend(known);
+    }
+    let mut due = Vec::with_capacity(batch.iter().map(|s| s.messages.len()).sum());
+    for (index, submission) in batch.iter().enumerate() {
+        let mut come_again = 0;
+        if let Some(through) = submission.sender.as_ref().and_then(|id| settled.get_mut(id)) {
+            let next = submission.first_sequence + submission.messages.len() as u64;
+            come_again = (*through + 1).saturating_sub(submission.first_sequence);
+            *through = next.saturating_sub(1).max(*through);
+        }
+        let come_again = usize::try_from(come_again).unwrap_or(usize::MAX);
+        let messages = submission.messages.iter().skip(come_again);
+        due.extend(messages.map(|message| Due { message, submission: index }));
+    }
+    Ok((due, settled))
+}
+
+/// What to add to each account.
+pub(super) fn entries<'a>(
+    batch: &'a [Submission],
+    settled: &BTreeMap<ProcessId, u64>,
+    tallies: &[Tally],
+) -> BTreeMap<&'a str, Entry<'a>> {
+    let mut entries = BTreeMap::<_, Entry<'_>>::new();
+    for (submission, tally) in batch.iter().zip(tallies) {
+        let process = submission.sender.as_ref();
+        let entry = entries.entry(process.map_or("", ProcessId::as_str)).or_default();
+        entry.settled_through = process.and_then(|id| settled.get(id)).copied().unwrap_or_default();
+        entry.tally += *tally;
+        // Reports count up, so the one that counts more is the newer one.
+        entry.report = submission.report.iter().chain(entry.report).max_by_key(|r| r.received);
+    }
+    entries
+}
+
+impl Entry<'_> {
+    /// What is written to columns, in their order in the backends' statements.
+    pub(super) fn numbers(&self) -> [i64; 11] {
+        let Self { settled_through, tally, report } = self;
+        [
+            *settled_through,
+            report.map_or(0, |report| report.received),
+            report.map_or(0, |report| report.dropped),
+            tally.stored,
+            tally.duplicate,
+            tally.quarantined,
+            tally.quarantine_full,
+            tally.partial,
+            tally.readings_stored,
+            tally.readings_duplicate,
+            tally.readings_conflicting,
+        ]
+        .map(rows::number)
+    }
+}
+
+/// An account as the backends read it, with times in microseconds.
+#[derive(FromRow)]
+pub(super) struct AccountRow {
+    process_id: String,
+    client_id: String,
+    started_us: i64,
+    updated_us: i64,
+    ended: bool,
+    settled_before: i64,
+    stored: i64,
+    duplicate: i64,
+    quarantined: i64,
+    quarantine_full: i64,
+    partial: i64,
+    readings_stored: i64,
+    readings_duplicate: i64,
+    readings_conflicting: i64,
+    received: i64,
+    dropped: i64,
+    report: Option<Vec<u8>>,
+}
+
+impl TryFrom<AccountRow> for Account {
+    type Error = Error;
+
+    fn try_from(row: AccountRow) -> Result<Self> {
+        let (received, dropped) = (row.received.unsigned_abs(), row.dropped.unsigned_abs());
+        Ok(Self {
+            started: rows::timestamp(row.started_us)?,
+            updated: rows::timestamp(row.updated_us)?,
+            process: row.process_id,
+            client: row.client_id,
+            ended: row.ended,
+            settled_before: row.settled_before.unsigned_abs(),
+            tally: Tally {
+                stored: row.stored.unsigned_abs(),
+                duplicate: row.duplicate.unsigned_abs(),
+                quarantined: row.quarantined.unsigned_abs(),
+                quarantine_full: row.quarantine_full.unsigned_abs(),
+                partial: row.partial.unsigned_abs(),
+                readings_stored: row.readings_stored.unsigned_abs(),
+                readings_duplicate: row.readings_duplicate.unsigned_abs(),
+                readings_conflicting: row.readings_conflicting.unsigned_abs(),
+            },
+            report: row.report.map(|record| SenderReport { received, dropped, record }),
+        })
+    }
+}

@@ -1,0 +1,107 @@
+//! The ledger on PostgreSQL.
+
+use std::collections::BTreeMap;
+
+use sqlx::{PgConnection, PgPool};
+use telemetry_model::{Account, ProcessId, Sender};
+
+use super::micros::Micros;
+use crate::{
+    error::Result,
+    storage::{
+        ledger::{AccountRow, Entry},
+        rows,
+    },
+};
+
+const LOCK: &str = "
+    SELECT process_id, settled_through FROM ledger
+    WHERE process_id = ANY($1) ORDER BY process_id FOR UPDATE";
+
+pub(super) async fn lock(
+    connection: &mut PgConnection,
+    processes: &[ProcessId],
+) -> Result<Vec<(ProcessId, u64)>> {
+    let ids: Vec<_> = processes.iter().map(ProcessId::as_str).collect();
+    let locked: Vec<(String, i64)> = sqlx::query_as(LOCK).bind(ids).fetch_all(connection).await?;
+    locked.into_iter().map(rows::settled).collect()
+}
+
+const SAVE: &str = "
+    INSERT INTO ledger (process_id, client_id, started, updated, report,
+                        settled_through, received, dropped,
+                        stored, duplicate, quarantined, quarantine_full, partial,
+                        readings_stored, readings_duplicate, readings_conflicting)
+    VALUES ($1, '', now(), now(), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+    ON CONFLICT (process_id) DO UPDATE SET
+        updated = now(), ended = false,
+        report = coalesce(excluded.report, ledger.report),
+        settled_through = greatest(ledger.settled_through, excluded.settled_through),
+        received = greatest(ledger.received, excluded.received),
+        dropped = greatest(ledger.dropped, excluded.dropped),
+        stored = ledger.stored + excluded.stored,
+        duplicate = ledger.duplicate + excluded.duplicate,
+        quarantined = ledger.quarantined + excluded.quarantined,
+        quarantine_full = ledger.quarantine_full + excluded.quarantine_full,
+        partial = ledger.partial + excluded.partial,
+        readings_stored = ledger.readings_stored + excluded.readings_stored,
+        readings_duplicate = ledger.readings_duplicate + excluded.readings_duplicate,
+        readings_conflicting = ledger.readings_conflicting + excluded.readings_conflicting";
+
+pub(super) async fn save(
+    connection: &mut PgConnection,
+    entries: &BTreeMap<&str, Entry<'_>>,
+) -> Result<()> {
+    for (process, entry) in entries {
+        let record = entry.report.map(|report| report.record.as_slice());
+        let save = sqlx::query(SAVE).bind(*process).bind(record);
+        let save = entry.numbers().into_iter().fold(save, |save, number| save.bind(number));
+        save.execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// In the order in which appends lock them.
+const LOCK_RELATED: &str = "
+    SELECT process_id FROM ledger WHERE process_id = $1 OR client_id = $2
+    ORDER BY process_id FOR UPDATE";
+
+const END_OTHERS: &str = "
+    UPDATE ledger SET ended = true WHERE client_id = $2 AND process_id <> $1 AND NOT ended";
+
+/// What it has settled elsewhere, this database was never told.
+const INTRODUCE: &str = "
+    INSERT INTO ledger (process_id, client_id, started, updated, settled_before, settled_through)
+    VALUES ($1, $2, $3, now(), $4, $4)
+    ON CONFLICT (process_id) DO UPDATE SET
+        client_id = excluded.client_id, started = excluded.started, updated = now(), ended = false,
+        settled_before = ledger.settled_before
+            + greatest(0, excluded.settled_through - ledger.settled_through),
+        settled_through = greatest(ledger.settled_through, excluded.settled_through)
+    RETURNING settled_through";
+
+pub(super) async fn introduce(pool: &PgPool, sender: &Sender, first_held: u64) -> Result<u64> {
+    let mut tx = pool.begin().await?;
+    let (process, client) = (sender.process.as_str(), sender.client.as_str());
+    sqlx::query(LOCK_RELATED).bind(process).bind(client).execute(&mut *tx).await?;
+    sqlx::query(END_OTHERS).bind(process).bind(client).execute(&mut *tx).await?;
+    let settled: i64 = sqlx::query_scalar(INTRODUCE)
+        .bind(process)
+        .bind(client)
+        .bind(Micros(sender.started.micros()))
+        .bind(rows::number(first_held.saturating_sub(1)))
+        .fetch_one(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(settled.unsigned_abs())
+}
+
+const ACCOUNTS: &str = "
+    SELECT *, (extract(epoch FROM started) * 1000000)::bigint AS started_us,
+           (extract(epoch FROM updated) * 1000000)::bigint AS updated_us
+    FROM ledger ORDER BY updated DESC, process_id";
+
+pub(super) async fn accounts(pool: &PgPool) -> Result<Vec<Account>> {
+    let rows: Vec<AccountRow> = sqlx::query_as(ACCOUNTS).fetch_all(pool).await?;
+    rows.into_iter().map(TryInto::try_into).collect()
+}

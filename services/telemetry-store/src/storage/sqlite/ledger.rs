@@ -1,0 +1,107 @@
+//! The ledger on SQLite.
+
+use std::collections::BTreeMap;
+
+use sqlx::{SqliteConnection, SqlitePool};
+use telemetry_model::{Account, ProcessId, Sender};
+
+use crate::{
+    error::Result,
+    storage::{
+        ledger::{AccountRow, Entry},
+        rows,
+    },
+};
+
+pub(super) async fn read(
+    connection: &mut SqliteConnection,
+    processes: &[ProcessId],
+) -> Result<Vec<(ProcessId, u64)>> {
+    let mut accounts = Vec::with_capacity(processes.len());
+    for process in processes {
+        let settled: Option<(String, i64)> =
+            sqlx::query_as("SELECT process_id, settled_through FROM ledger WHERE process_id = ?1")
+                .bind(process.as_str())
+                .fetch_optional(&mut *connection)
+                .await?;
+        accounts.extend(settled.map(rows::settled).transpose()?);
+    }
+    Ok(accounts)
+}
+
+const SAVE: &str = "
+    INSERT INTO ledger (process_id, client_id, started, updated, report,
+                        settled_through, received, dropped,
+                        stored, duplicate, quarantined, quarantine_full, partial,
+                        readings_stored, readings_duplicate, readings_conflicting)
+    VALUES (?1, '', unixepoch() * 1000000, unixepoch() * 1000000, ?2,
+            ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+    ON CONFLICT (process_id) DO UPDATE SET
+        updated = excluded.updated, ended = 0,
+        report = coalesce(excluded.report, report),
+        settled_through = max(settled_through, excluded.settled_through),
+        received = max(received, excluded.received),
+        dropped = max(dropped, excluded.dropped),
+        stored = stored + excluded.stored,
+        duplicate = duplicate + excluded.duplicate,
+        quarantined = quarantined + excluded.quarantined,
+        quarantine_full = quarantine_full + excluded.quarantine_full,
+        partial = partial + excluded.partial,
+        readings_stored = readings_stored + excluded.readings_stored,
+        readings_duplicate = readings_duplicate + excluded.readings_duplicate,
+        readings_conflicting = readings_conflicting + excluded.readings_conflicting";
+
+pub(super) async fn save(
+    connection: &mut SqliteConnection,
+    entries: &BTreeMap<&str, Entry<'_>>,
+) -> Result<()> {
+    for (process, entry) in entries {
+        let record = entry.report.map(|report| report.record.as_slice());
+        let save = sqlx::query(SAVE).bind(*process).bind(record);
+        let save = entry.numbers().into_iter().fold(save, |save, number| save.bind(number));
+        save.execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+const END_OTHERS: &str = "
+    UPDATE ledger SET ended = 1 WHERE client_id = ?2 AND process_id <> ?1";
+
+/// What it has settled elsewhere, this database was never told.
+const INTRODUCE: &str = "
+    INSERT INTO ledger (process_id, client_id, started, updated, settled_before, settled_through)
+    VALUES (?1, ?2, ?3, unixepoch() * 1000000, ?4, ?4)
+    ON CONFLICT (process_id) DO UPDATE SET
+        client_id = excluded.client_id, started = excluded.started, updated = excluded.updated,
+        ended = 0,
+        settled_before = settled_before + max(0, excluded.settled_through - settled_through),
+        settled_through = max(settled_through, excluded.settled_through)
+    RETURNING settled_through";
+
+pub(super) async fn introduce(
+    writer: &SqlitePool,
+    sender: &Sender,
+    first_held: u64,
+) -> Result<u64> {
+    let mut tx = writer.begin().await?;
+    let (process, client) = (sender.process.as_str(), sender.client.as_str());
+    sqlx::query(END_OTHERS).bind(process).bind(client).execute(&mut *tx).await?;
+    let settled: i64 = sqlx::query_scalar(INTRODUCE)
+        .bind(process)
+        .bind(client)
+        .bind(sender.started.micros())
+        .bind(rows::number(first_held.saturating_sub(1)))
+        .fetch_one(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(settled.unsigned_abs())
+}
+
+const ACCOUNTS: &str = "
+    SELECT *, started AS started_us, updated AS updated_us
+    FROM ledger ORDER BY updated DESC, process_id";
+
+pub(super) async fn accounts(readers: &SqlitePool) -> Result<Vec<Account>> {
+    let rows: Vec<AccountRow> = sqlx::query_as(ACCOUNTS).fetch_all(readers).await?;
+    rows.into_iter().map(TryInto::try_into).collect()
+}
