@@ -8,6 +8,6 @@ mod payload;
 mod rejected;
 mod topic;
 
-pub use payload::decode;
+pub use payload::{Decoded, decode};
 pub use rejected::{Reason, Rejected};
 pub use topic::{Router, TopicFilter};
