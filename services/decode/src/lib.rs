@@ -9,7 +9,7 @@ mod rejected;
 mod render;
 mod topic;
 
-pub use payload::decode;
+pub use payload::{Decoded, decode};
 pub use rejected::{Reason, Rejected};
 pub use render::render;
 pub use topic::{Router, TopicFilter};

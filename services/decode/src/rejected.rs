@@ -2,21 +2,32 @@
 
 use std::fmt;
 
-/// Why a message was rejected.
+/// Why a message, or a part of it, was rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {
     /// The kind of fault.
     pub reason: Reason,
-    /// The part at fault: `topic`, `payload`, or a path into the payload.
+    /// The part at fault: `topic`, `payload`, or a path into the payload, cut to
+    /// [`Rejected::MAX_FIELD_BYTES`].
     pub field: String,
     /// What is wrong and what would be right, for people.
     pub detail: String,
 }
 
 impl Rejected {
+    /// The longest path, in bytes. Its keys are the sender's, and may be as long as a payload.
+    pub const MAX_FIELD_BYTES: usize = 256;
+
     /// Says that `field` is at fault.
-    pub fn new(reason: Reason, field: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { reason, field: field.into(), detail: detail.into() }
+    pub fn new(reason: Reason, field: &str, detail: impl Into<String>) -> Self {
+        let end = field.floor_char_boundary(Self::MAX_FIELD_BYTES);
+        let field = field.get(..end).unwrap_or(field).to_owned();
+        Self { reason, field, detail: detail.into() }
+    }
+
+    /// The same, said of a part that stands at `path`.
+    pub(crate) fn within(self, path: &str) -> Self {
+        Self::new(self.reason, &format!("{path}.{}", self.field), self.detail)
     }
 }
 

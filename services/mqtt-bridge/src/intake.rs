@@ -1,18 +1,22 @@
-//! From a message to an event or a rejection: who sent it, when it came, what it says. No I/O.
+//! From a message to an event, a rejection, or both: who sent it, when it came, what it says. No
+//! I/O.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use telemetry_decode::{Reason, Rejected, Router};
-use telemetry_model::{Clock, DeviceId, Event, EventKind, Sample, Timestamp};
+use telemetry_decode::{Decoded, Reason, Rejected, Router};
+use telemetry_model::{Clock, DeviceId, Event, EventKind, Timestamp};
 
-use crate::{rejected::Rejections, window::weight};
+use crate::{
+    rejected::{Extent, Rejections},
+    window::weight,
+};
 
 /// The heaviest event. What weighs more might not fit into one request to the store, which takes
 /// 4 MiB, and could then never be sent: long keys around many values can do that.
 const MAX_EVENT_BYTES: usize = 3 * 1024 * 1024;
 
-/// Makes samples of a payload.
-pub(crate) type Decoder = fn(EventKind, &[u8]) -> Result<Vec<Sample>, Rejected>;
+/// Reads a payload.
+pub(crate) type Decoder = fn(EventKind, &[u8]) -> Result<Decoded, Rejected>;
 
 /// Takes messages in.
 #[derive(Debug)]
@@ -34,33 +38,40 @@ impl Intake {
         Self { router, decode, stamp, rejections }
     }
 
-    /// The event in a message; nothing if it was rejected, which is then counted and logged.
+    /// The event in a message; nothing if it was rejected. A rejection, even of a part of the
+    /// message, is counted and logged.
     pub(crate) fn take(&mut self, topic: &str, payload: &[u8]) -> Option<Event> {
         let (device, kind) = match self.router.route(topic) {
             Ok(route) => route,
             Err(rejected) => {
-                self.rejections.record(None, topic, &rejected);
+                self.rejections.record(None, topic, &rejected, Extent::Message);
                 return None;
             }
         };
         match self.event(&device, kind, payload) {
-            Ok(event) => Some(event),
+            Ok((event, rejected)) => {
+                if let Some(rejected) = rejected {
+                    self.rejections.record(Some(&device), topic, &rejected, Extent::Part);
+                }
+                Some(event)
+            }
             Err(rejected) => {
-                self.rejections.record(Some(&device), topic, &rejected);
+                self.rejections.record(Some(&device), topic, &rejected, Extent::Message);
                 None
             }
         }
     }
 
+    /// The event in the good part of a payload, and what is wrong with the rest.
     fn event(
         &mut self,
         device: &DeviceId,
         kind: EventKind,
         payload: &[u8],
-    ) -> Result<Event, Rejected> {
+    ) -> Result<(Event, Option<Rejected>), Rejected> {
         // A decoder that panics must not take the listener with it.
-        let samples = std::panic::catch_unwind(AssertUnwindSafe(|| (self.decode)(kind, payload)));
-        let samples = samples.unwrap_or_else(|_| {
+        let decoded = std::panic::catch_unwind(AssertUnwindSafe(|| (self.decode)(kind, payload)));
+        let Decoded { samples, rejected } = decoded.unwrap_or_else(|_| {
             Err(Rejected::new(Reason::DecoderFailed, "payload", "the decoder panicked on it"))
         })?;
         let mut event = Event { device: device.clone(), kind, received: Timestamp::MIN, samples };
@@ -75,7 +86,7 @@ impl Intake {
             }
         }
         event.received = self.stamp.next(event.samples.len());
-        Ok(event)
+        Ok((event, rejected))
     }
 }
 
@@ -144,6 +155,20 @@ mod tests {
         assert_eq!(intake.take("devices/a/telemetry", b"poison"), None);
         assert!(intake.take("devices/a/telemetry", br#"{"t":1}"#).is_some());
         assert_eq!(intake.take("elsewhere", br#"{"t":1}"#), None);
+    }
+
+    #[tokio::test]
+    async fn the_good_part_of_a_message_is_an_event() {
+        let (mut intake, _) = intake(decode);
+        let mut samples = |payload: &str| {
+            intake.take("devices/a/telemetry", payload.as_bytes()).map(|event| event.samples)
+        };
+        let long = "x".repeat(5000);
+        let half_bad = samples(&format!(r#"{{"t":1,"note":"{long}"}}"#));
+        assert_eq!(half_bad, samples(r#"{"t":1}"#));
+        assert!(half_bad.is_some());
+        assert_eq!(samples(&format!(r#"{{"note":"{long}"}}"#)), None);
+        assert_eq!(intake.rejections.total(Reason::InvalidValue), 2);
     }
 
     #[tokio::test]

@@ -16,8 +16,17 @@ const LOG_EVERY: Duration = Duration::from_mins(1);
 const MAX_REMEMBERED: usize = 10_000;
 /// When the memory is full, it is looked through for what has expired no more often than this.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// What a sender may write into one field of a log line.
+/// What a sender may write of a topic into a log line.
 const MAX_LOGGED_BYTES: usize = 256;
+
+/// How much of a message was rejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All of it.
+    Message,
+    /// A part. The rest is stored.
+    Part,
+}
 
 /// Counts and logs rejections.
 #[derive(Debug, Default)]
@@ -41,15 +50,31 @@ struct Logged {
 impl Rejections {
     /// Counts the rejection of a message on `topic`, and logs it unless the same was logged of this
     /// device within the minute. Without a device, the topic stands for it.
-    pub(crate) fn record(&self, device: Option<&DeviceId>, topic: &str, rejected: &Rejected) {
+    pub(crate) fn record(
+        &self,
+        device: Option<&DeviceId>,
+        topic: &str,
+        rejected: &Rejected,
+        extent: Extent,
+    ) {
         let Rejected { reason, field, detail } = rejected;
         // As text fields these are escaped by the log, so that no sender can forge a line.
-        let (topic, field) = (shortened(topic), shortened(field));
+        let (topic, field) = (shortened(topic), field.as_str());
         let device = device.map(DeviceId::as_str);
         let Some((suppressed, total)) = self.count(device.unwrap_or(topic), *reason) else {
             return;
         };
-        tracing::warn!(device, topic, %reason, field, detail, suppressed, total, "message rejected");
+        let what = match extent {
+            Extent::Message => "message rejected",
+            Extent::Part => "message partly rejected",
+        };
+        tracing::warn!(device, topic, %reason, field, detail, suppressed, total, "{what}");
+    }
+
+    /// How many were rejected for this reason.
+    #[cfg(test)]
+    pub(crate) fn total(&self, reason: Reason) -> u64 {
+        self.seen.lock().unwrap().totals.get(&reason).copied().unwrap_or_default()
     }
 
     /// What to say in the log now: how many went unsaid, and how many there were for this reason.

@@ -28,6 +28,7 @@ use crate::{
     backoff::{self, Backoff},
     intake::Intake,
     link::Link,
+    rejected::Extent,
     settings::Checked,
     window::weight,
 };
@@ -286,7 +287,7 @@ impl Source {
             Err(_) => {
                 let detail = "the store is away and QoS 0 messages no longer fit in memory";
                 let rejected = Rejected::new(Reason::WindowFull, "payload", detail);
-                self.link.rejections().record(device.as_ref(), &topic, &rejected);
+                self.link.rejections().record(device.as_ref(), &topic, &rejected, Extent::Message);
             }
         }
     }

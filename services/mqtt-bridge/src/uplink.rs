@@ -20,7 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming, transport::Channel};
 
-use crate::{backoff::Backoff, link::Link};
+use crate::{backoff::Backoff, link::Link, rejected::Extent};
 
 /// The largest request, in events and in bytes.
 const MAX_EVENTS: usize = 1000;
@@ -175,7 +175,7 @@ impl Uplink {
             let (field, reason) = (rejection.field.as_str(), rejection.reason.as_str());
             let rejected = Rejected::new(Reason::RefusedByStore, field, reason);
             let device = window.sent_event(rejection.sequence).map(|event| &event.device);
-            self.link.rejections().record(device, "", &rejected);
+            self.link.rejections().record(device, "", &rejected, Extent::Message);
         }
         let Ok(receipts) = window.acked(response.acked_through) else {
             bail!("the store acknowledged {}, which was not sent", response.acked_through);

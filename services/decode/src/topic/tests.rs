@@ -63,6 +63,37 @@ fn routes_by_kind_and_rejects_the_rest_clearly() {
     }
 }
 
+#[test]
+fn ids_that_would_do_harm_elsewhere_are_rejected() {
+    let mut router = Router::default();
+    router.add(&[filter("devices/+/telemetry")], EventKind::Telemetry);
+    let long = "x".repeat(60_000);
+    for (id, reason) in [
+        ("a/b", Reason::UnknownTopic),
+        ("../..", Reason::UnknownTopic),
+        ("", Reason::InvalidDeviceId),
+        (".", Reason::InvalidDeviceId),
+        ("..", Reason::InvalidDeviceId),
+        ("#", Reason::InvalidDeviceId),
+        ("a#", Reason::InvalidDeviceId),
+        ("+", Reason::InvalidDeviceId),
+        ("a\nb", Reason::InvalidDeviceId),
+        ("a\0", Reason::InvalidDeviceId),
+        ("\u{1b}[2J", Reason::InvalidDeviceId),
+        ("\u{85}", Reason::InvalidDeviceId),
+        ("a\u{202E}b", Reason::InvalidDeviceId),
+        ("\u{FFFD}\u{FEFF}", Reason::InvalidDeviceId),
+        (&long, Reason::InvalidDeviceId),
+    ] {
+        let rejected = router.route(&format!("devices/{id}/telemetry")).unwrap_err();
+        assert_eq!((rejected.reason, rejected.field.as_str()), (reason, "topic"), "{id:?}");
+        assert!(rejected.detail.len() < 100, "{}", rejected.detail);
+        assert!(!rejected.detail.contains(char::is_control), "{:?}", rejected.detail);
+    }
+    let levels = format!("devices/{}telemetry", "/".repeat(60_000));
+    assert_eq!(router.route(&levels).unwrap_err().reason, Reason::UnknownTopic);
+}
+
 /// Matching written the slow and obvious way.
 fn naive(filter: &[&str], topic: &[&str]) -> bool {
     match (filter, topic) {
