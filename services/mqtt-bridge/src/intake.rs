@@ -12,7 +12,7 @@ use crate::{
 
 /// The heaviest event. What weighs more might not fit into one request to the store, which takes
 /// 4 MiB, and could then never be sent: long keys around many values can do that.
-const MAX_EVENT_BYTES: usize = 3 * 1024 * 1024;
+pub(crate) const MAX_EVENT_BYTES: usize = 3 * 1024 * 1024;
 
 /// Makes samples of a payload.
 pub(crate) type Decoder = fn(EventKind, &[u8]) -> Result<Vec<Sample>, Rejected>;

@@ -12,6 +12,7 @@
 
 mod backoff;
 mod decode;
+mod delivery;
 mod intake;
 mod link;
 mod rejected;
@@ -33,8 +34,10 @@ use tonic::transport::{Server, server::TcpIncoming};
 pub use crate::settings::{BrokerSettings, Cli, Settings};
 use crate::{link::Link, source::Source, uplink::Uplink, window::Limits};
 
-/// How long the store may take to acknowledge what it was sent, once we are stopping.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the store may take to acknowledge what it was sent, once we are stopping, and then what
+/// was taken while we left.
+const ACK_DEADLINE: Duration = Duration::from_secs(4);
+const STORE_DEADLINE: Duration = Duration::from_secs(1);
 /// How long those who watch our health may take to hang up after that.
 const HEALTH_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -79,23 +82,37 @@ impl Bridge {
         self.local_addr
     }
 
-    /// Carries messages until the lifecycle stops; then takes no more, waits for the last
-    /// acknowledgements and leaves the broker, which keeps the session.
+    /// Carries messages until the lifecycle stops. Then, within a deadline:
+    /// 1. the source takes only what the broker would not send again (`QoS` 0), until all that was
+    ///    taken before is stored and acknowledged, for which the connection must stand;
+    /// 2. it leaves, and reads what the broker had sent to the end: the broker keeps the session;
+    /// 3. the uplink ends once that is stored as well.
     pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
         let Self { listener, link, source, uplink, .. } = self;
         // Ends the tasks below once the window is drained.
         let drained = Lifecycle::new();
-        drained.spawn("mqtt source", source.run(lifecycle.token(), drained.token()));
+        let stopping = lifecycle.token().child_token();
+        let (leave, left) = (CancellationToken::new(), CancellationToken::new());
+        let source = source.run(stopping.clone(), leave.clone());
+        let leaving = left.clone().drop_guard();
+        drained.spawn("mqtt source", async move {
+            let _leaving = leaving;
+            source.await
+        });
         drained.spawn("uplink", uplink.run(drained.token()));
         let reported = Arc::clone(&link);
         drained.spawn("health", report(listener, reported, lifecycle.token(), drained.token()));
 
         tokio::select! {
             () = lifecycle.stopping() => {}
-            () = drained.stopping() => {}
+            () = drained.stopping() => stopping.cancel(),
         }
-        if timeout(DRAIN_DEADLINE, link.empty()).await.is_err() {
-            tracing::warn!("the store did not acknowledge everything; the broker will resend it");
+        let is_acknowledged = timeout(ACK_DEADLINE, link.has_room()).await.is_ok();
+        leave.cancel();
+        left.cancelled().await;
+        let is_stored = timeout(STORE_DEADLINE, link.empty()).await.is_ok();
+        if !(is_acknowledged && is_stored) {
+            tracing::warn!("not everything was stored; the broker will resend what is of QoS 1");
         }
         drained.stop();
         anyhow::ensure!(drained.drained().await, "a task failed");

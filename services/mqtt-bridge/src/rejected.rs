@@ -45,6 +45,7 @@ pub(crate) enum Reason {
     DecoderFailed,
     RefusedByStore,
     WindowFull,
+    Retained,
 }
 
 impl fmt::Display for Reason {
@@ -66,6 +67,7 @@ impl fmt::Display for Reason {
             Self::DecoderFailed => "decoder_failed",
             Self::RefusedByStore => "refused_by_store",
             Self::WindowFull => "window_full",
+            Self::Retained => "retained",
         })
     }
 }

@@ -167,6 +167,16 @@ impl<R> Window<R> {
         self.owed == 0 && self.bytes <= self.limits.bytes / 2
     }
 
+    /// True if so many bytes more fit without a receipt.
+    pub(crate) fn takes(&self, bytes: usize) -> bool {
+        self.bytes + bytes <= self.limits.bytes / 2
+    }
+
+    /// How many acknowledgements are owed.
+    pub(crate) fn owed(&self) -> usize {
+        self.owed
+    }
+
     /// True if nothing is owed.
     pub(crate) fn is_empty(&self) -> bool {
         self.deliveries.is_empty()

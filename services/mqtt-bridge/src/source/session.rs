@@ -4,9 +4,9 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use rumqttc::{
-    AckMode, IncomingPacketSizeLimit, MqttOptions, NetworkOptions, PersistedAckMode,
-    PersistedSession, QoS, RetainForwardRule, SessionMode, SessionStore, SessionStoreError,
-    SessionStoreKey, SubscribeFilter, TlsConfiguration, Transport,
+    AckMode, IncomingPacketSizeLimit, MqttOptions, PersistedAckMode, PersistedSession, QoS,
+    RetainForwardRule, SessionMode, SessionStore, SessionStoreError, SessionStoreKey,
+    SubscribeFilter, TlsConfiguration, Transport,
     tokio_rustls::rustls::{
         ClientConfig, RootCertStore,
         crypto::aws_lc_rs,
@@ -21,13 +21,15 @@ use crate::settings::{Broker, Tls};
 const MAX_PACKET_BYTES: u32 = 1024 * 1024;
 /// How long the broker keeps the session while we are away.
 const SESSION_EXPIRY: Duration = Duration::from_hours(7 * 24);
-/// The keep-alive, in seconds.
-const KEEP_ALIVE_S: u16 = 15;
+/// The keep-alive, in seconds: the broker gives us up after one and a half times as long.
+const KEEP_ALIVE_S: u16 = 10;
 /// We publish nothing, so nothing of ours is ever in flight.
 const OUTGOING_IN_FLIGHT: u16 = 1;
-
 /// Acknowledgements that go out in one write.
 const ACK_BATCH: usize = 64;
+/// Packets that are read at a time. When a connection ends, the client forgets those that it read
+/// together with the end.
+const READ_BATCH: usize = 1;
 
 /// What the client needs to know. Of `window` messages the broker need not await our
 /// acknowledgement before it sends more.
@@ -35,10 +37,6 @@ pub(super) fn options(broker: &Broker, window: u16) -> anyhow::Result<MqttOption
     let mut options =
         MqttOptions::new(broker.client_id.as_str(), (broker.host.as_str(), broker.port));
     let expiry = u32::try_from(SESSION_EXPIRY.as_secs()).unwrap_or(u32::MAX);
-    // Acknowledgements are small and must not wait for each other.
-    let mut network = NetworkOptions::new();
-    network.set_tcp_nodelay(true);
-    options.set_network_options(network);
     options
         .set_keep_alive(KEEP_ALIVE_S)
         .set_connect_timeout(Duration::from_secs(10))
@@ -49,6 +47,7 @@ pub(super) fn options(broker: &Broker, window: u16) -> anyhow::Result<MqttOption
         .set_ack_mode(AckMode::Manual)
         .set_receive_maximum(Some(window))
         .set_max_request_batch(ACK_BATCH)
+        .set_read_batch_size(READ_BATCH)
         .set_max_packet_size(Some(MAX_PACKET_BYTES))
         .set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(MAX_PACKET_BYTES));
     if let Some((username, password)) = &broker.credentials {
