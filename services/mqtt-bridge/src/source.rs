@@ -44,6 +44,7 @@ use crate::{
     source::{
         connection::{Connection, Ended},
         failure::Failure,
+        socket::Encryption,
     },
     topic::Router,
 };
@@ -70,6 +71,7 @@ impl Receipt {
 #[derive(Debug)]
 pub(crate) struct Source {
     options: MqttOptions,
+    encryption: Option<Encryption>,
     host: String,
     port: u16,
     queue: usize,
@@ -97,7 +99,8 @@ impl Source {
         let rejections = Arc::clone(link.rejections());
         link.delivery().receive_maximum = settings.window;
         Ok(Self {
-            options: session::options(broker, settings.window)?,
+            options: session::options(broker, settings.window),
+            encryption: session::encryption(broker)?,
             host: broker.host.clone(),
             port: broker.port,
             // An acknowledgement is queued once for each message on its way, and must find room.

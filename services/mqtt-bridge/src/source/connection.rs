@@ -84,7 +84,7 @@ impl<'a> Connection<'a> {
         leave: &'a CancellationToken,
     ) -> Ended {
         let mut options = source.options.clone();
-        let closer = Closer::of(&mut options);
+        let closer = Closer::of(&mut options, source.encryption.clone());
         let (client, mut events) = AsyncClient::builder(options).capacity(source.queue).build();
         let now = Instant::now();
         let mut connection = Self {

@@ -4,7 +4,7 @@
 use std::{error::Error, io, time::Duration};
 
 use rumqttc::{
-    ConnectReturnCode, ConnectionError, DisconnectReasonCode, StateError, TlsError,
+    ConnectReturnCode, ConnectionError, DisconnectReasonCode, StateError,
     mqttbytes::Error as PacketError, tokio_rustls::rustls,
 };
 
@@ -126,7 +126,6 @@ impl Failure {
         let class = match error {
             ConnectionError::ConnectionRefused(code) => refused(*code),
             ConnectionError::MqttState(error) => broken(error, accepted),
-            ConnectionError::Tls(error) => handshake(error),
             ConnectionError::Io(error) => of_io(error),
             ConnectionError::Timeout(_) => Class::Network,
             _ => Class::Protocol,
@@ -198,18 +197,14 @@ fn broken(error: &StateError, accepted: Option<Duration>) -> Class {
     }
 }
 
-/// While TLS was agreed on.
-fn handshake(error: &TlsError) -> Class {
-    match error {
-        TlsError::Io(error) => of_io(error),
-        _ => Class::Tls,
-    }
-}
-
+/// By what the connection itself reports.
 fn of_io(error: &io::Error) -> Class {
-    if error.get_ref().is_some_and(|cause| cause.is::<rustls::Error>()) {
+    let cause = error.get_ref();
+    if let Some(Dismissed(code)) = cause.and_then(|cause| cause.downcast_ref()) {
+        DisconnectReasonCode::try_from(*code).map_or(Class::Protocol, dismissed)
+    } else if cause.is_some_and(|cause| cause.is::<rustls::Error>()) {
         Class::Tls
-    } else if error.get_ref().is_some_and(|cause| cause.is::<Unresolved>()) {
+    } else if cause.is_some_and(|cause| cause.is::<Unresolved>()) {
         Class::Dns
     } else {
         Class::Network
@@ -235,6 +230,21 @@ impl std::fmt::Display for Unresolved {
 
 impl Error for Unresolved {}
 
+/// The broker ended the connection with this reason code.
+#[derive(Debug)]
+pub(super) struct Dismissed(pub(super) u8);
+
+impl std::fmt::Display for Dismissed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match DisconnectReasonCode::try_from(self.0) {
+            Ok(reason) => write!(f, "{reason:?}"),
+            Err(_) => write!(f, "unknown reason code {:#x}", self.0),
+        }
+    }
+}
+
+impl Error for Dismissed {}
+
 /// What people are told: what the broker said, else what the client says.
 fn explained(error: &ConnectionError) -> String {
     match error {
@@ -245,6 +255,9 @@ fn explained(error: &ConnectionError) -> String {
                 Some(text) => format!("{reason_code:?}: {text}"),
                 None => format!("{reason_code:?}"),
             }
+        }
+        ConnectionError::MqttState(StateError::Deserialization(PacketError::Io(error))) => {
+            error.to_string()
         }
         other => other.to_string(),
     }

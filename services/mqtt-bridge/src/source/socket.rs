@@ -1,4 +1,5 @@
-//! The TCP connection under the session: it can be told to say no more but hear everything out.
+//! The connection under the session, with or without TLS: it can be told to say no more but hear
+//! everything out.
 //!
 //! A QoS 0 message that the broker has sent is nowhere else any more, so a connection that we end
 //! must be read to its end. Shutting down only our direction does that: the broker sees the end of
@@ -13,17 +14,34 @@ use std::{
     time::Duration,
 };
 
-use rumqttc::MqttOptions;
+use rumqttc::{
+    MqttOptions,
+    tokio_rustls::{TlsConnector, client::TlsStream, rustls::pki_types::ServerName},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, lookup_host},
     time::timeout,
 };
+use tokio_util::either::Either;
 
-use super::failure::Unresolved;
+use super::failure::{Dismissed, Unresolved};
 
 /// How long one of the broker's addresses may take to answer before the next is tried.
 const ADDRESS: Duration = Duration::from_secs(3);
+
+/// How to speak TLS with the broker.
+#[derive(Clone)]
+pub(super) struct Encryption {
+    pub(super) connector: TlsConnector,
+    pub(super) name: ServerName<'static>,
+}
+
+impl std::fmt::Debug for Encryption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Encryption").field("name", &self.name).finish_non_exhaustive()
+    }
+}
 
 /// Ends our direction of a connection.
 #[derive(Debug, Default)]
@@ -33,16 +51,23 @@ pub(super) struct Closer {
 
 impl Closer {
     /// The way out of the connection that will be made with these options.
-    pub(super) fn of(options: &mut MqttOptions) -> Self {
+    pub(super) fn of(options: &mut MqttOptions, encryption: Option<Encryption>) -> Self {
         let closer = Self::default();
         let slot = Arc::clone(&closer.stream);
         options.set_socket_connector(move |address, _| {
-            let slot = Arc::clone(&slot);
+            let (slot, encryption) = (Arc::clone(&slot), encryption.clone());
             async move {
                 let stream = connect(&address).await?.into_std()?;
                 let other = stream.try_clone()?;
                 *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(other);
-                Ok(Socket { stream: TcpStream::from_std(stream)?, unsent: None })
+                let stream = TcpStream::from_std(stream)?;
+                let stream = match encryption {
+                    None => Either::Left(stream),
+                    Some(Encryption { connector, name }) => {
+                        Either::Right(connector.connect(name, stream).await?)
+                    }
+                };
+                Ok(Socket { stream, unsent: None, tail: [0; 3] })
             }
         });
         closer
@@ -79,9 +104,23 @@ async fn connect(address: &str) -> io::Result<TcpStream> {
 /// A connection that reports its end only when everything the broker sent has been read: not being
 /// able to write is no reason to stop reading.
 struct Socket {
-    stream: TcpStream,
+    stream: Either<TcpStream, TlsStream<TcpStream>>,
     /// Why something could not be written.
     unsent: Option<io::Error>,
+    /// The last bytes read.
+    tail: [u8; 3],
+}
+
+impl Socket {
+    /// The end, and why. A DISCONNECT without properties, which is how Mosquitto says why, is taken
+    /// by the client for one that is not complete yet, so it is recognised here.
+    fn end(&mut self) -> io::Result<()> {
+        match (self.tail, self.unsent.take()) {
+            ([0xe0, 1, code @ 0x80..=0xff], _) => Err(io::Error::other(Dismissed(code))),
+            (_, Some(unsent)) => Err(unsent),
+            (_, None) => Ok(()),
+        }
+    }
 }
 
 impl AsyncRead for Socket {
@@ -91,11 +130,16 @@ impl AsyncRead for Socket {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
-        if read.is_ok() && buf.filled().len() == before {
-            return Poll::Ready(self.unsent.take().map_or(Ok(()), Err));
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let read = buf.filled().get(before..).unwrap_or_default();
+        if read.is_empty() {
+            return Poll::Ready(self.end());
         }
-        Poll::Ready(read)
+        for byte in read.iter().skip(read.len().saturating_sub(self.tail.len())) {
+            self.tail.rotate_left(1);
+            self.tail[2] = *byte;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -105,17 +149,18 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match ready!(Pin::new(&mut self.stream).poll_write(cx, buf)) {
-            Ok(written) => Poll::Ready(Ok(written)),
-            Err(error) => {
-                self.unsent = Some(error);
-                Poll::Ready(Ok(buf.len()))
-            }
-        }
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf));
+        Poll::Ready(Ok(written.unwrap_or_else(|error| {
+            self.unsent = Some(error);
+            buf.len()
+        })))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        if let Err(error) = ready!(Pin::new(&mut self.stream).poll_flush(cx)) {
+            self.unsent = Some(error);
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

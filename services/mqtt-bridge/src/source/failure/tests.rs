@@ -28,14 +28,22 @@ fn table() -> Vec<(ConnectionError, Option<u64>, Class)> {
     let reset = || state(StateError::Deserialization(PacketError::Io(os(ConnectionReset))));
     let alert = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired);
     let alert = io::Error::new(io::ErrorKind::InvalidData, alert);
+    let bare = |code| {
+        let error = io::Error::other(Dismissed(code));
+        state(StateError::Deserialization(PacketError::Io(error)))
+    };
     vec![
+        (bare(0x8e), Some(1), Class::TakenOver),
+        (bare(0x8b), Some(1), Class::Network),
+        (bare(0x98), Some(60), Class::Kicked),
+        (bare(0xff), Some(60), Class::Protocol),
         (refused(ConnectReturnCode::BadUserNamePassword), None, Class::Credentials),
         (refused(ConnectReturnCode::NotAuthorized), None, Class::Credentials),
         (dismissed_for(DisconnectReasonCode::NotAuthorized), Some(60), Class::Credentials),
         (refused(ConnectReturnCode::ClientIdentifierNotValid), None, Class::ClientId),
-        (ConnectionError::Tls(TlsError::Io(distrust())), None, Class::Tls),
+        (ConnectionError::Io(distrust()), None, Class::Tls),
         (state(StateError::Deserialization(PacketError::Io(alert))), None, Class::Tls),
-        (ConnectionError::Tls(TlsError::Io(os(ConnectionReset))), None, Class::Network),
+        (ConnectionError::Io(os(ConnectionReset)), None, Class::Network),
         (ConnectionError::Io(unresolved), None, Class::Dns),
         (ConnectionError::Io(os(ConnectionRefused)), None, Class::Network),
         (ConnectionError::Io(os(TimedOut)), None, Class::Network),
