@@ -85,7 +85,7 @@ fn wire_types_stay_at_the_edge() {
         "proto/",
         "services/telemetry-store/src/grpc/",
         "services/telemetry-store/tests/",
-        "services/mqtt-bridge/src/uplink.rs",
+        "services/mqtt-bridge/src/uplink",
         "services/telemetry-cli/",
         "tests/",
     ];

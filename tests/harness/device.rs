@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 
-use crate::{Mosquitto, mosquitto::tool};
+use crate::{Mosquitto, Process, mosquitto::tool};
 
 /// Something that publishes.
 #[derive(Clone, Debug)]
@@ -26,16 +26,34 @@ impl Device {
         self.send(topic, qos, if payload.is_empty() { "-n" } else { "-s" }, payload)
     }
 
+    /// Publishes a message that the broker keeps for those who subscribe later.
+    pub fn publish_retained(&self, topic: &str, payload: &[u8]) -> anyhow::Result<()> {
+        self.run(&["-q", "1", "-t", topic, "-r", "-s"], payload)
+    }
+
     /// Publishes each line of `lines` as a message.
     pub fn publish_lines(&self, topic: &str, qos: u8, lines: &str) -> anyhow::Result<()> {
         self.send(topic, qos, "-l", lines.as_bytes())
     }
 
+    /// Connects under the name and id of a bridge, for as long as the process lives.
+    pub fn pose_as_bridge(broker: &Mosquitto, client_id: &str) -> anyhow::Result<Process> {
+        let mut command = Command::new(tool("mosquitto_sub")?);
+        command.args(["-V", "5", "-h", "127.0.0.1", "-p", &broker.port().to_string(), "-c"]);
+        command.args(["-x", "60", "-i", client_id, "-q", "1", "-t", "devices/+/telemetry"]);
+        command.args(["-u", Mosquitto::BRIDGE, "-P", Mosquitto::PASSWORD]);
+        Process::spawn("mosquitto_sub", command)
+    }
+
     fn send(&self, topic: &str, qos: u8, mode: &str, input: &[u8]) -> anyhow::Result<()> {
-        let (port, qos) = (self.port.to_string(), qos.to_string());
+        self.run(&["-q", &qos.to_string(), "-t", topic, mode], input)
+    }
+
+    fn run(&self, arguments: &[&str], input: &[u8]) -> anyhow::Result<()> {
         let mut child = Command::new(tool("mosquitto_pub")?)
-            .args(["-V", "5", "-h", "127.0.0.1", "-p", &port, "-q", &qos, "-t", topic, mode])
+            .args(["-V", "5", "-h", "127.0.0.1", "-p", &self.port.to_string()])
             .args(["-u", Mosquitto::DEVICE, "-P", Mosquitto::PASSWORD])
+            .args(arguments)
             .stdin(Stdio::piped())
             .spawn()?;
         child.stdin.take().context("no standard input")?.write_all(input)?;

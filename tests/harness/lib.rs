@@ -22,5 +22,5 @@ pub use eventually::{DEADLINE, eventually};
 pub use mosquitto::Mosquitto;
 pub use postgres::PostgresDatabase;
 pub use process::{Process, free_port};
-pub use refusing_broker::RefusingBroker;
+pub use refusing_broker::{Manners, RefusingBroker};
 pub use system::{Database, System};

@@ -18,6 +18,8 @@ pub struct Mosquitto {
     port: u16,
     tls_port: u16,
     folder: TempDir,
+    /// Further lines of its config.
+    more: String,
     process: Option<Process>,
 }
 
@@ -29,11 +31,17 @@ impl Mosquitto {
     /// Everyone's password.
     pub const PASSWORD: &'static str = "open sesame";
 
-    /// Starts a broker that keeps its sessions over restarts.
+    /// Starts a broker as the bridge wants it.
     pub async fn start() -> anyhow::Result<Self> {
+        Self::start_with("").await
+    }
+
+    /// Starts a broker with further lines of config, which prevail.
+    pub async fn start_with(more: &str) -> anyhow::Result<Self> {
         let (port, tls_port, folder) = (free_port()?, free_port()?, TempDir::new()?);
         certificates::write(folder.path())?;
-        let mut broker = Self { port, tls_port, folder, process: None };
+        let more = more.to_owned();
+        let mut broker = Self { port, tls_port, folder, more, process: None };
         broker.write_config()?;
         broker.restart().await?;
         Ok(broker)
@@ -59,6 +67,11 @@ impl Mosquitto {
         self.process.take().map_or(Ok(()), |mut process| process.kill())
     }
 
+    /// Sends its process a signal.
+    pub fn signal(&self, signal: &str) -> anyhow::Result<()> {
+        self.process.as_ref().context("mosquitto does not run")?.signal(signal)
+    }
+
     /// Starts it (again), and waits until it accepts connections.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         self.kill()?;
@@ -72,27 +85,27 @@ impl Mosquitto {
         .await
     }
 
+    /// The config that is shipped with the bridge, with ports and folders of this test.
     fn write_config(&self) -> anyhow::Result<()> {
-        let folder = self.folder.path().display();
-        let config = format!(
-            "user root\n\
-             listener {} 127.0.0.1\n\
-             listener {} 127.0.0.1\n\
+        let folder = self.folder.path().display().to_string();
+        let shipped =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../services/mqtt-bridge/mosquitto.conf");
+        let mut config = fs::read_to_string(shipped)?;
+        for (shipped, ours) in [
+            ("listener 1883", format!("user root\nlistener {} 127.0.0.1", self.port)),
+            ("/mosquitto/config", folder.clone()),
+            ("/mosquitto/data", folder.clone()),
+        ] {
+            ensure!(config.contains(shipped), "the shipped mosquitto.conf has no {shipped}");
+            config = config.replace(shipped, &ours);
+        }
+        config += &format!(
+            "listener {} 127.0.0.1\n\
              cafile {folder}/ca.pem\n\
              certfile {folder}/server.pem\n\
              keyfile {folder}/server.key\n\
-             require_certificate true\n\
-             allow_anonymous false\n\
-             password_file {folder}/passwords\n\
-             acl_file {folder}/acl\n\
-             persistence true\n\
-             persistence_location {folder}/\n\
-             autosave_on_changes true\n\
-             autosave_interval 1\n\
-             max_inflight_messages 0\n\
-             max_queued_messages 0\n\
-             queue_qos0_messages true\n",
-            self.port, self.tls_port
+             require_certificate true\n{}",
+            self.tls_port, self.more
         );
         fs::write(self.folder.path().join("mosquitto.conf"), config)?;
         let acl = format!(

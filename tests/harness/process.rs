@@ -71,8 +71,13 @@ impl Process {
 
     /// Asks it to stop, as a terminal or Kubernetes would.
     pub fn terminate(&self) -> anyhow::Result<()> {
-        let pid = self.child.id().to_string();
-        ensure!(Command::new("kill").args(["-TERM", &pid]).status()?.success(), "kill failed");
+        self.signal("TERM")
+    }
+
+    /// Sends it a signal, such as STOP, which makes it hang, or CONT, after which it goes on.
+    pub fn signal(&self, signal: &str) -> anyhow::Result<()> {
+        let (signal, pid) = (format!("-{signal}"), self.child.id().to_string());
+        ensure!(Command::new("kill").args([signal, pid]).status()?.success(), "kill failed");
         Ok(())
     }
 

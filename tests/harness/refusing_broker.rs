@@ -1,38 +1,62 @@
-//! A broker that lets anyone in and refuses every subscription, which Mosquitto's ACL file cannot.
+//! A broker that treats its clients badly, in ways that Mosquitto cannot be made to.
 
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
 };
 
-/// It speaks just enough MQTT 5 to say no.
+/// What it does to those who connect, all of whom it accepts at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manners {
+    /// It refuses every subscription.
+    Refuse,
+    /// It hangs up at once.
+    Kick,
+    /// It sends a message that is larger than its client takes.
+    Oversize,
+}
+
+/// It speaks just enough MQTT 5 for that.
 #[derive(Debug)]
 pub struct RefusingBroker {
     port: u16,
+    connections: Arc<AtomicUsize>,
 }
 
 impl RefusingBroker {
     /// Starts one, for as long as the test process lives.
-    pub fn start() -> anyhow::Result<Self> {
+    pub fn start(manners: Manners) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let port = listener.local_addr()?.port();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&connections);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
+                count.fetch_add(1, Ordering::Relaxed);
                 // A client that hangs up is none of our business.
-                drop(refuse(stream));
+                drop(serve(stream, manners));
             }
         });
-        Ok(Self { port })
+        Ok(Self { port, connections })
     }
 
     /// Where it listens.
     pub fn port(&self) -> u16 {
         self.port
     }
+
+    /// How many connections there were so far.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
 }
 
-fn refuse(mut stream: TcpStream) -> std::io::Result<()> {
+fn serve(mut stream: TcpStream, manners: Manners) -> std::io::Result<()> {
     const CONNECT: u8 = 1;
     const SUBSCRIBE: u8 = 8;
     const NOT_AUTHORIZED: u8 = 0x87;
@@ -43,7 +67,16 @@ fn refuse(mut stream: TcpStream) -> std::io::Result<()> {
         let mut body = vec![0; usize::from(header[1] & 0x7f)];
         stream.read_exact(&mut body)?;
         match (header[0] >> 4, body.as_slice()) {
-            (CONNECT, _) => stream.write_all(&[0x20, 3, 0, 0, 0])?,
+            (CONNECT, _) => {
+                stream.write_all(&[0x20, 3, 0, 0, 0])?;
+                if manners == Manners::Kick {
+                    return Ok(());
+                }
+            }
+            // The length is that of a PUBLISH of 256 MiB.
+            (SUBSCRIBE, _) if manners == Manners::Oversize => {
+                stream.write_all(&[0x30, 0xff, 0xff, 0xff, 0x7f])?;
+            }
             (SUBSCRIBE, [high, low, ..]) => {
                 stream.write_all(&[0x90, 5, *high, *low, 0, NOT_AUTHORIZED, NOT_AUTHORIZED])?;
             }

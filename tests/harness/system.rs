@@ -31,6 +31,7 @@ pub struct System {
     password: String,
     bridge_broker: Option<u16>,
     tls_variables: Vec<(&'static str, String)>,
+    bridge_variables: Vec<(&'static str, String)>,
 }
 
 impl System {
@@ -59,6 +60,7 @@ impl System {
             password: Mosquitto::PASSWORD.to_owned(),
             bridge_broker: None,
             tls_variables: Vec::new(),
+            bridge_variables: Vec::new(),
         };
         if system.postgres.is_some() {
             let variables = [("DATABASE_URL", system.database_url())];
@@ -91,6 +93,7 @@ impl System {
             ("BRIDGE_LISTEN", self.bridge_address()),
         ];
         variables.extend(self.tls_variables.clone());
+        variables.extend(self.bridge_variables.clone());
         self.bridge = Some(Process::start("mqtt-bridge", &variables)?);
         Ok(())
     }
@@ -98,6 +101,11 @@ impl System {
     /// Lets the bridge use another password from its next start on.
     pub fn set_password(&mut self, password: &str) {
         password.clone_into(&mut self.password);
+    }
+
+    /// Sets a variable of the bridge from its next start on.
+    pub fn set_bridge(&mut self, variable: &'static str, value: &str) {
+        self.bridge_variables.push((variable, value.to_owned()));
     }
 
     /// Lets the bridge use another broker from its next start on.

@@ -32,7 +32,7 @@ impl Rejected {
 }
 
 /// The kinds of fault. Their names, which are what is shown, are stable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
     /// No filter matches the topic.
     UnknownTopic,
@@ -66,6 +66,8 @@ pub enum Reason {
     RefusedByStore,
     /// Too many messages wait for the store.
     WindowFull,
+    /// The broker had retained it, and it does not say of when it is.
+    Retained,
 }
 
 impl fmt::Display for Reason {
@@ -87,6 +89,7 @@ impl fmt::Display for Reason {
             Self::DecoderFailed => "decoder_failed",
             Self::RefusedByStore => "refused_by_store",
             Self::WindowFull => "window_full",
+            Self::Retained => "retained",
         })
     }
 }

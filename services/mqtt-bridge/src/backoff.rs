@@ -7,7 +7,7 @@ use tokio::time::Instant;
 /// The longest wait.
 pub(crate) const CEILING: Duration = Duration::from_mins(1);
 /// A connection that stayed up so long has proved itself.
-const STABLE: Duration = Duration::from_secs(10);
+pub(crate) const STABLE: Duration = Duration::from_secs(10);
 
 /// The waits between attempts.
 #[derive(Debug, Default)]

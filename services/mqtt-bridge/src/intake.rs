@@ -1,19 +1,22 @@
-//! From a message to an event, a rejection, or both: who sent it, when it came, what it says. No
-//! I/O.
+//! From what was published to a message: an event, a refusal, or both. Who sent it, when it came,
+//! what it says. No I/O.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use telemetry_decode::{Decoded, Reason, Rejected, Router};
-use telemetry_model::{Clock, DeviceId, Event, EventKind, Timestamp};
+use telemetry_model::{Clock, DeviceId, Event, EventKind, Message, Refusal, Timestamp};
 
 use crate::{
     rejected::{Extent, Rejections},
-    window::weight,
+    window::weight_of_event,
 };
 
 /// The heaviest event. What weighs more might not fit into one request to the store, which takes
-/// 4 MiB, and could then never be sent: long keys around many values can do that.
-const MAX_EVENT_BYTES: usize = 3 * 1024 * 1024;
+/// 4 MiB, together with the payload that it came from if that is half bad, and could then never be
+/// sent: long keys around many values can do that.
+const MAX_EVENT_BYTES: usize = 5 * 1024 * 1024 / 2;
+/// The heaviest message.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Reads a payload.
 pub(crate) type Decoder = fn(EventKind, &[u8]) -> Result<Decoded, Rejected>;
@@ -38,28 +41,34 @@ impl Intake {
         Self { router, decode, stamp, rejections }
     }
 
-    /// The event in a message; nothing if it was rejected. A rejection, even of a part of the
-    /// message, is counted and logged.
-    pub(crate) fn take(&mut self, topic: &str, payload: &[u8]) -> Option<Event> {
-        let (device, kind) = match self.router.route(topic) {
-            Ok(route) => route,
-            Err(rejected) => {
-                self.rejections.record(None, topic, &rejected, Extent::Message);
-                return None;
+    /// What became of a message. A refusal, even of a part of it, is counted and logged.
+    pub(crate) fn take(&mut self, topic: &str, qos: u8, payload: &[u8]) -> Message {
+        let (device, kind, outcome) = match self.router.route(topic) {
+            Ok((device, kind)) => {
+                let outcome = self.event(&device, kind, payload);
+                (Some(device), Some(kind), outcome)
             }
+            Err(rejected) => (None, None, Err(rejected)),
         };
-        match self.event(&device, kind, payload) {
-            Ok((event, rejected)) => {
-                if let Some(rejected) = rejected {
-                    self.rejections.record(Some(&device), topic, &rejected, Extent::Part);
-                }
-                Some(event)
+        let (event, rejected) = match outcome {
+            Ok((event, rejected)) => (Some(event), rejected),
+            Err(rejected) => (None, Some(rejected)),
+        };
+        let refusal = rejected.map(|rejected| {
+            let extent = if event.is_some() { Extent::Part } else { Extent::Message };
+            self.rejections.record(device.as_ref(), topic, &rejected, extent);
+            let received = event.as_ref().map(|event| event.received);
+            Refusal {
+                device,
+                kind,
+                received: received.unwrap_or_else(|| self.stamp.next(1)),
+                reason: rejected.reason.to_string(),
+                field: rejected.field,
+                detail: rejected.detail,
+                payload: payload.to_vec(),
             }
-            Err(rejected) => {
-                self.rejections.record(Some(&device), topic, &rejected, Extent::Message);
-                None
-            }
-        }
+        });
+        Message { topic: topic.into(), qos, event, refusal }
     }
 
     /// The event in the good part of a payload, and what is wrong with the rest.
@@ -75,7 +84,7 @@ impl Intake {
             Err(Rejected::new(Reason::DecoderFailed, "payload", "the decoder panicked on it"))
         })?;
         let mut event = Event { device: device.clone(), kind, received: Timestamp::MIN, samples };
-        if weight(Some(&event)) > MAX_EVENT_BYTES {
+        if weight_of_event(&event) > MAX_EVENT_BYTES {
             match kind {
                 EventKind::Telemetry => {
                     let detail = format!("takes more than {MAX_EVENT_BYTES} bytes once unfolded");
@@ -135,7 +144,7 @@ mod tests {
     fn no_two_samples_of_all_messages_share_an_instant() {
         let (mut intake, clock) = intake(decode);
         let mut received = |payload: &[u8]| {
-            intake.take("devices/a/telemetry", payload).unwrap().received.micros() - NOON
+            intake.take("devices/a/telemetry", 1, payload).event.unwrap().received.micros() - NOON
         };
         assert_eq!(received(br#"{"t":1}"#), 0);
         assert_eq!(received(br#"[{"t":1},{"t":2},{"t":3}]"#), 1);
@@ -152,22 +161,24 @@ mod tests {
             assert!(payload != b"poison", "on purpose");
             decode(kind, payload)
         });
-        assert_eq!(intake.take("devices/a/telemetry", b"poison"), None);
-        assert!(intake.take("devices/a/telemetry", br#"{"t":1}"#).is_some());
-        assert_eq!(intake.take("elsewhere", br#"{"t":1}"#), None);
+        assert!(intake.take("devices/a/telemetry", 1, b"poison").event.is_none());
+        assert!(intake.take("devices/a/telemetry", 1, br#"{"t":1}"#).event.is_some());
+        assert!(intake.take("elsewhere", 1, br#"{"t":1}"#).event.is_none());
     }
 
     #[tokio::test]
     async fn the_good_part_of_a_message_is_an_event() {
         let (mut intake, _) = intake(decode);
         let mut samples = |payload: &str| {
-            intake.take("devices/a/telemetry", payload.as_bytes()).map(|event| event.samples)
+            let message = intake.take("devices/a/telemetry", 1, payload.as_bytes());
+            (message.event.map(|event| event.samples), message.refusal.map(|r| r.reason))
         };
         let long = "x".repeat(5000);
         let half_bad = samples(&format!(r#"{{"t":1,"note":"{long}"}}"#));
-        assert_eq!(half_bad, samples(r#"{"t":1}"#));
-        assert!(half_bad.is_some());
-        assert_eq!(samples(&format!(r#"{{"note":"{long}"}}"#)), None);
+        let reason = Some("invalid_value".to_owned());
+        assert_eq!(half_bad, (samples(r#"{"t":1}"#).0, reason.clone()));
+        assert!(half_bad.0.is_some());
+        assert_eq!(samples(&format!(r#"{{"note":"{long}"}}"#)), (None, reason));
         assert_eq!(intake.rejections.total(Reason::InvalidValue), 2);
     }
 
@@ -178,8 +189,8 @@ mod tests {
         let sample = format!(r#"{{"{}":[{zeros}]}}"#, "k".repeat(120));
         let payload = format!("[{}]", vec![sample; 100].join(","));
         assert!(payload.len() < 256 * 1024);
-        assert_eq!(intake.take("devices/a/telemetry", payload.as_bytes()), None);
+        assert!(intake.take("devices/a/telemetry", 1, payload.as_bytes()).event.is_none());
         let hearty = format!(r#"{{"status":"{}"}}"#, "x".repeat(4000));
-        assert!(intake.take("devices/a/heartbeat", hearty.as_bytes()).is_some());
+        assert!(intake.take("devices/a/heartbeat", 1, hearty.as_bytes()).event.is_some());
     }
 }

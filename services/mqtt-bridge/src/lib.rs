@@ -11,6 +11,7 @@
 //! this process the broker sends again.
 
 mod backoff;
+mod delivery;
 mod intake;
 mod link;
 mod rejected;
@@ -23,16 +24,18 @@ use std::{fmt, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use service_kit::{health::Health, lifecycle::Lifecycle};
-use telemetry_model::SystemClock;
+use telemetry_model::{ClientId, Clock, Invalid, ProcessId, Sender, SystemClock};
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::TcpIncoming};
 
 pub use crate::settings::{BrokerSettings, Cli, Settings};
-use crate::{link::Link, source::Source, uplink::Uplink, window::Limits};
+use crate::{link::Link, settings::Checked, source::Source, uplink::Uplink, window::Limits};
 
-/// How long the store may take to acknowledge what it was sent, once we are stopping.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the store may take to acknowledge what it was sent, once we are stopping, and then what
+/// was taken while we left.
+const ACK_DEADLINE: Duration = Duration::from_secs(4);
+const STORE_DEADLINE: Duration = Duration::from_secs(1);
 /// How long those who watch our health may take to hang up after that.
 const HEALTH_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -64,7 +67,7 @@ impl Bridge {
         let limits = Limits { owed: settings.window.into(), bytes: settings.window_bytes };
         let link = Arc::new(Link::new(limits));
         let source = Source::new(&settings, Arc::clone(&link), Arc::new(SystemClock))?;
-        let uplink = Uplink::new(&settings.store_url, Arc::clone(&link))?;
+        let uplink = Uplink::new(sender(&settings)?, &settings.store_url, Arc::clone(&link))?;
         let listener = TcpListener::bind(settings.listen)
             .await
             .with_context(|| format!("cannot listen on {} (BRIDGE_LISTEN)", settings.listen))?;
@@ -77,28 +80,53 @@ impl Bridge {
         self.local_addr
     }
 
-    /// Carries messages until the lifecycle stops; then takes no more, waits for the last
-    /// acknowledgements and leaves the broker, which keeps the session.
+    /// Carries messages until the lifecycle stops. Then, within a deadline:
+    /// 1. the source takes only what the broker would not send again (`QoS` 0), until all that was
+    ///    taken before is stored and acknowledged, for which the connection must stand;
+    /// 2. it leaves, and reads what the broker had sent to the end: the broker keeps the session;
+    /// 3. the uplink ends once that is stored as well.
     pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
         let Self { listener, link, source, uplink, .. } = self;
         // Ends the tasks below once the window is drained.
         let drained = Lifecycle::new();
-        drained.spawn("mqtt source", source.run(lifecycle.token(), drained.token()));
+        let stopping = lifecycle.token().child_token();
+        let (leave, left) = (CancellationToken::new(), CancellationToken::new());
+        let source = source.run(stopping.clone(), leave.clone());
+        let leaving = left.clone().drop_guard();
+        drained.spawn("mqtt source", async move {
+            let _leaving = leaving;
+            source.await
+        });
         drained.spawn("uplink", uplink.run(drained.token()));
         let reported = Arc::clone(&link);
         drained.spawn("health", report(listener, reported, lifecycle.token(), drained.token()));
 
         tokio::select! {
             () = lifecycle.stopping() => {}
-            () = drained.stopping() => {}
+            () = drained.stopping() => stopping.cancel(),
         }
-        if timeout(DRAIN_DEADLINE, link.empty()).await.is_err() {
-            tracing::warn!("the store did not acknowledge everything; the broker will resend it");
+        let is_acknowledged = timeout(ACK_DEADLINE, link.has_room()).await.is_ok();
+        leave.cancel();
+        left.cancelled().await;
+        let is_stored = timeout(STORE_DEADLINE, link.empty()).await.is_ok();
+        if !(is_acknowledged && is_stored) {
+            tracing::warn!("not everything was stored; the broker will resend what is of QoS 1");
         }
         drained.stop();
         anyhow::ensure!(drained.drained().await, "a task failed");
         Ok(())
     }
+}
+
+/// Who we are to the store: a process unlike any other, in the session that the broker keeps.
+fn sender(settings: &Checked) -> Result<Sender, Invalid> {
+    let process = format!("{:032x}", fastrand::u128(..));
+    Ok(Sender {
+        process: ProcessId::parse(&process)?,
+        client: ClientId::parse(&settings.broker.client_id)
+            .map_err(|error| Invalid::new("MQTT_CLIENT_ID", error.reason))?,
+        started: SystemClock.now(),
+    })
 }
 
 /// Serves our health until the end: true until we are stopping, not serving from then on.

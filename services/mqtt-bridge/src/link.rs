@@ -1,4 +1,5 @@
-//! What the source and the uplink share: the window between them, and whether each is up.
+//! What the source and the uplink share: the window between them, whether each is up, and what the
+//! broker delivers.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -6,6 +7,7 @@ use service_kit::health::Health;
 use tokio::sync::{Notify, watch};
 
 use crate::{
+    delivery::Delivery,
     rejected::Rejections,
     source::Receipt,
     window::{Limits, Window},
@@ -22,6 +24,7 @@ pub(crate) struct Link {
     subscribed: watch::Sender<bool>,
     streaming: watch::Sender<bool>,
     rejections: Arc<Rejections>,
+    delivery: Mutex<Delivery>,
 }
 
 impl Link {
@@ -34,6 +37,7 @@ impl Link {
             subscribed: watch::Sender::default(),
             streaming: watch::Sender::default(),
             rejections: Arc::default(),
+            delivery: Mutex::default(),
         }
     }
 
@@ -46,6 +50,12 @@ impl Link {
     /// What both sides count and log.
     pub(crate) fn rejections(&self) -> &Arc<Rejections> {
         &self.rejections
+    }
+
+    /// What is known of the broker's side, for a moment. The window is not locked meanwhile.
+    pub(crate) fn delivery(&self) -> MutexGuard<'_, Delivery> {
+        // A panic elsewhere leaves at worst one count behind.
+        self.delivery.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says that the window has something to send.
@@ -80,6 +90,11 @@ impl Link {
         self.until(Window::has_room).await;
     }
 
+    /// Waits until so many bytes fit that the broker would not send again.
+    pub(crate) async fn takes(&self, bytes: usize) {
+        self.until(|window| window.takes(bytes)).await;
+    }
+
     async fn until(&self, condition: impl Fn(&Window<Receipt>) -> bool) {
         loop {
             // Made before looking, so that it hears of what happens in between.
@@ -99,6 +114,24 @@ impl Link {
     /// Says whether the store takes events.
     pub(crate) fn set_streaming(&self, up: bool) {
         self.streaming.send_replace(up);
+    }
+
+    /// Whether the store takes events.
+    pub(crate) fn is_streaming(&self) -> bool {
+        *self.streaming.borrow()
+    }
+
+    /// Waits until the store takes events and the window has room for more.
+    pub(crate) async fn is_flowing(&self) {
+        let mut streaming = self.streaming.subscribe();
+        loop {
+            self.has_room().await;
+            if *streaming.borrow_and_update() {
+                return;
+            }
+            // The sender lives as long as this borrow of it.
+            let _changed = streaming.changed().await;
+        }
     }
 
     /// Keeps the health service true: serving only while both sides are up.

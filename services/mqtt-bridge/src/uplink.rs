@@ -1,16 +1,20 @@
 //! The Ingest stream: the window's events up, cumulative acknowledgements down.
 //!
-//! After a break the stream is opened again and the window sent again from its beginning; the
-//! store recognises what it has. While the store is away nothing is acknowledged, so the broker
+//! After a break the stream is opened again; the store says through which of our numbers we are
+//! settled, and what comes after is sent again. With the events goes what we count and know of the
+//! broker's side, for the ledger. While the store is away nothing is acknowledged, so the broker
 //! keeps what it has. That the other side is gone without a word is found by HTTP/2 keep-alive
 //! (`service_kit::channel`); that it is there but does not answer what it was sent, here.
+
+mod report;
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use telemetry_decode::{Reason, Rejected};
+use telemetry_model::Sender;
 use telemetry_proto::v1::{
-    IngestRequest, IngestResponse, ingest_service_client::IngestServiceClient,
+    self, IngestRequest, IngestResponse, ingest_service_client::IngestServiceClient,
 };
 use tokio::{
     sync::mpsc,
@@ -29,23 +33,26 @@ const MAX_BYTES: usize = 1024 * 1024;
 const REQUESTS: usize = 4;
 /// A store that owes us an answer for so long is not going to give it.
 const SILENCE: Duration = Duration::from_secs(30);
+/// How often it is told of our side while there are no events.
+const REPORT_EVERY: Duration = Duration::from_secs(5);
 /// How long the store may take to end the stream when we are stopping.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// The sender.
 #[derive(Debug)]
 pub(crate) struct Uplink {
+    sender: Sender,
     store_url: String,
     store: IngestServiceClient<Channel>,
     link: Arc<Link>,
 }
 
 impl Uplink {
-    pub(crate) fn new(store_url: &str, link: Arc<Link>) -> anyhow::Result<Self> {
+    pub(crate) fn new(sender: Sender, store_url: &str, link: Arc<Link>) -> anyhow::Result<Self> {
         let channel = service_kit::channel::connect(store_url)
             .with_context(|| format!("STORE_URL: {store_url} is not a URL of a server"))?;
         let store = IngestServiceClient::new(channel);
-        Ok(Self { store_url: store_url.to_owned(), store, link })
+        Ok(Self { sender, store_url: store_url.to_owned(), store, link })
     }
 
     /// Sends until told to stop.
@@ -99,15 +106,16 @@ impl Uplink {
         stopping: &CancellationToken,
     ) -> anyhow::Result<()> {
         let (requests, outgoing) = mpsc::channel(REQUESTS);
+        requests.send(self.introduction()).await?;
         let opened = timeout(SILENCE, self.open(ReceiverStream::new(outgoing)));
         let Some(opened) = stopping.run_until_cancelled(opened).await else { return Ok(()) };
         let mut responses = opened.context("the store does not answer")??;
-        self.link.window().rewind();
         backoff.is_up();
         self.link.set_streaming(true);
         tracing::info!(url = self.store_url, "streaming to telemetry store");
         let mut request = self.next_request();
         let mut answer_by = None;
+        let mut report_at = Instant::now() + REPORT_EVERY;
         loop {
             tokio::select! {
                 biased;
@@ -121,10 +129,12 @@ impl Uplink {
                 permit = requests.reserve(), if request.is_some() => {
                     if let Some(request) = request.take() {
                         permit?.send(request);
+                        report_at = Instant::now() + REPORT_EVERY;
                         answer_by.get_or_insert_with(|| Instant::now() + SILENCE);
                     }
                 }
                 () = self.link.arrived(), if request.is_none() => {}
+                () = sleep_until(report_at), if request.is_none() => request = Some(self.report()),
                 () = sleep_until(answer_by.unwrap_or_else(Instant::now)), if answer_by.is_some() =>
                 {
                     bail!("the store does not answer");
@@ -149,20 +159,37 @@ impl Uplink {
         outgoing: ReceiverStream<IngestRequest>,
     ) -> anyhow::Result<Streaming<IngestResponse>> {
         let mut responses = self.store.ingest(outgoing).await?.into_inner();
-        responses.message().await?.context("the store ended the stream at once")?;
+        let first = responses.message().await?.context("the store ended the stream at once")?;
+        let mut window = self.link.window();
+        let Ok(receipts) = window.resume(first.acked_through) else {
+            bail!("the store has settled {}, which was not sent", first.acked_through);
+        };
+        self.link.acknowledge(window, receipts);
         Ok(responses)
+    }
+
+    /// The first request of a stream.
+    fn introduction(&self) -> IngestRequest {
+        let first_sequence = self.link.window().first_held();
+        let sender = Some(v1::Sender::from(&self.sender));
+        IngestRequest { first_sequence, sender, ..self.report() }
+    }
+
+    /// What we count and know.
+    fn report(&self) -> IngestRequest {
+        let report = report::report(self.link.window().counts(), &self.link.delivery());
+        IngestRequest { report: Some(report), ..IngestRequest::default() }
     }
 
     fn next_request(&self) -> Option<IngestRequest> {
         let mut window = self.link.window();
         let batch = window.next_batch(MAX_EVENTS, MAX_BYTES)?;
-        Some(IngestRequest {
-            first_sequence: batch.first_sequence,
-            events: batch.events.into_iter().map(Into::into).collect(),
-            // Nothing more will come before the broker has acknowledgements for these, for all we
-            // know: its own limit of messages in flight may be as low as 20.
-            flush: batch.is_last,
-        })
+        let (first_sequence, flush) = (batch.first_sequence, batch.is_last);
+        let events = batch.messages.into_iter().map(Into::into).collect();
+        drop(window);
+        // To flush is to say that nothing more will come before the broker has acknowledgements for
+        // these, for all we know: its own limit of messages in flight may be as low as 20.
+        Some(IngestRequest { first_sequence, events, flush, ..self.report() })
     }
 
     fn settle(&self, response: &IngestResponse) -> anyhow::Result<()> {
@@ -174,7 +201,8 @@ impl Uplink {
         for rejection in &response.rejections {
             let (field, reason) = (rejection.field.as_str(), rejection.reason.as_str());
             let rejected = Rejected::new(Reason::RefusedByStore, field, reason);
-            let device = window.sent_event(rejection.sequence).map(|event| &event.device);
+            let message = window.sent_message(rejection.sequence);
+            let device = message.and_then(|message| message.event.as_ref()).map(|e| &e.device);
             self.link.rejections().record(device, "", &rejected, Extent::Message);
         }
         let Ok(receipts) = window.acked(response.acked_through) else {

@@ -1,23 +1,28 @@
 //! The deliveries that we owe the broker an acknowledgement for, in the order of receipt. Pure.
 //!
-//! Each delivery either carries an event, which must be stored first, or was rejected and is only
-//! waiting for its turn. Events are numbered per Ingest stream as they are sent; the store's
-//! cumulative acknowledgement takes them off the front together with the rejected ones that follow.
+//! Each delivery either carries a message, which must be settled first, or was let go and is only
+//! waiting for its turn. Messages are numbered for as long as this process lives; the store's
+//! cumulative acknowledgement takes them off the front together with those let go that follow.
 //!
-//! A receipt is good for the connection that brought it. When that is lost the events stay, although
-//! a broker that kept the session sends them again: one that lost it, or came back from an older
-//! copy of it, does not.
+//! A receipt is good for the connection that brought it. When that is lost the messages stay,
+//! although a broker that kept the session sends them again: one that lost it, or came back from an
+//! older copy of it, does not.
+//!
+//! Whatever comes in is counted here, so that at any moment what was received is what was settled,
+//! what was let go, and what is here.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-use telemetry_model::{Event, Value};
+use telemetry_decode::Reason;
+use telemetry_model::{Event, Message, Value};
 
 /// How much the window holds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Deliveries with a receipt: as many as the broker was told to send unacknowledged.
     pub(crate) owed: usize,
-    /// Memory, at least twice what any delivery takes; deliveries without a receipt get half of it, so that they cannot keep others out.
+    /// Memory, at least twice what any delivery takes; deliveries without a receipt get half of it,
+    /// so that they cannot keep others out.
     pub(crate) bytes: usize,
 }
 
@@ -31,23 +36,33 @@ pub(crate) struct Window<R> {
     owed: usize,
     /// How many of the deliveries, from the front, were looked at for sending on this stream.
     offered: usize,
-    /// The sequence numbers on this stream: acknowledged, and sent.
+    /// The numbers of the last message acknowledged, and of the last one sent on this stream.
     acked: u64,
     sent: u64,
+    counts: Counts,
+}
+
+/// What has come in so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// All messages taken or let go.
+    pub(crate) received: u64,
+    /// Those let go, by reason.
+    pub(crate) dropped: BTreeMap<Reason, u64>,
 }
 
 #[derive(Debug)]
 struct Delivery<R> {
-    event: Option<Event>,
+    message: Option<Message>,
     receipt: Option<R>,
     bytes: usize,
 }
 
-/// Events to send, with consecutive sequence numbers.
+/// Messages to send, with consecutive sequence numbers.
 #[derive(Debug)]
 pub(crate) struct Batch<'a> {
     pub(crate) first_sequence: u64,
-    pub(crate) events: Vec<&'a Event>,
+    pub(crate) messages: Vec<&'a Message>,
     /// True if nothing is left to send.
     pub(crate) is_last: bool,
 }
@@ -64,50 +79,67 @@ impl<R> Window<R> {
     /// An empty window.
     pub(crate) fn new(limits: Limits) -> Self {
         let deliveries = VecDeque::new();
-        Self { limits, deliveries, bytes: 0, owed: 0, offered: 0, acked: 0, sent: 0 }
+        let counts = Counts::default();
+        Self { limits, deliveries, bytes: 0, owed: 0, offered: 0, acked: 0, sent: 0, counts }
     }
 
-    /// Adds a delivery that takes so much memory; without an event if it was rejected.
+    /// Adds a message that takes so much memory.
     pub(crate) fn push(
         &mut self,
-        event: Option<Event>,
+        message: Message,
         receipt: Option<R>,
         bytes: usize,
     ) -> Result<(), Full> {
         let Limits { owed, bytes: room } = self.limits;
-        let fits = match (&event, &receipt) {
-            // Neither to be stored nor to be acknowledged.
-            (None, None) => return Ok(()),
-            (_, Some(_)) => self.owed < owed && self.bytes + bytes <= room,
-            (Some(_), None) => self.bytes + bytes <= room / 2,
+        let fits = match &receipt {
+            Some(_) => self.owed < owed && self.bytes + bytes <= room,
+            None => self.bytes + bytes <= room / 2,
         };
         // One delivery there is always room for, or it would be refused for ever.
         if !fits && !self.deliveries.is_empty() {
             return Err(Full);
         }
-        self.bytes += bytes;
-        self.owed += usize::from(receipt.is_some());
-        self.deliveries.push_back(Delivery { event, receipt, bytes });
+        self.counts.received += 1;
+        self.add(Some(message), receipt, bytes);
         Ok(())
     }
 
-    /// The next events to send on this stream, if there are any.
-    pub(crate) fn next_batch(&mut self, max_events: usize, max_bytes: usize) -> Option<Batch<'_>> {
+    /// Lets a message go. If it must be acknowledged, that waits for its turn.
+    pub(crate) fn let_go(&mut self, reason: Reason, receipt: Option<R>) {
+        self.counts.received += 1;
+        *self.counts.dropped.entry(reason).or_default() += 1;
+        if receipt.is_some() {
+            self.add(None, receipt, 0);
+        }
+    }
+
+    fn add(&mut self, message: Option<Message>, receipt: Option<R>, bytes: usize) {
+        self.bytes += bytes;
+        self.owed += usize::from(receipt.is_some());
+        self.deliveries.push_back(Delivery { message, receipt, bytes });
+    }
+
+    /// The next messages to send on this stream, if there are any.
+    pub(crate) fn next_batch(
+        &mut self,
+        max_messages: usize,
+        max_bytes: usize,
+    ) -> Option<Batch<'_>> {
         let mut bytes = 0;
-        let mut events = Vec::new();
+        let mut messages = Vec::new();
         for delivery in self.deliveries.range(self.offered..) {
             bytes += delivery.bytes;
-            if !events.is_empty() && (bytes > max_bytes || events.len() == max_events) {
+            if !messages.is_empty() && (bytes > max_bytes || messages.len() == max_messages) {
                 break;
             }
             self.offered += 1;
-            events.extend(&delivery.event);
+            messages.extend(&delivery.message);
         }
-        let count = u64::try_from(events.len()).ok().filter(|count| *count > 0)?;
+        let count = u64::try_from(messages.len()).ok().filter(|count| *count > 0)?;
         let first_sequence = self.sent + 1;
         self.sent += count;
         let is_last = self.offered == self.deliveries.len();
-        Some(Batch { first_sequence, events, is_last })
+        Some(Batch { first_sequence, messages, is_last })
     }
 
     /// Takes off what is settled now that the store has acknowledged through a sequence number:
@@ -118,7 +150,7 @@ impl<R> Window<R> {
         }
         let mut receipts = Vec::new();
         while let Some(front) = self.deliveries.front() {
-            if front.event.is_some() {
+            if front.message.is_some() {
                 if self.acked >= through {
                     break;
                 }
@@ -134,24 +166,43 @@ impl<R> Window<R> {
         Ok(receipts)
     }
 
-    /// Takes off rejected deliveries at the front, which wait for nothing.
+    /// Takes off deliveries at the front that were let go, which wait for nothing.
     pub(crate) fn settled(&mut self) -> Vec<R> {
         self.acked(self.acked).unwrap_or_default()
     }
 
-    /// The event that has this sequence number, if it waits for its acknowledgement.
-    pub(crate) fn sent_event(&self, sequence: u64) -> Option<&Event> {
+    /// The message that has this sequence number, if it waits for its acknowledgement.
+    pub(crate) fn sent_message(&self, sequence: u64) -> Option<&Message> {
         let ahead = sequence.checked_sub(self.acked + 1)?;
         let sent = self.deliveries.iter().take(self.offered);
-        sent.filter_map(|delivery| delivery.event.as_ref()).nth(usize::try_from(ahead).ok()?)
+        sent.filter_map(|delivery| delivery.message.as_ref()).nth(usize::try_from(ahead).ok()?)
     }
 
-    /// Begins a new stream: everything is to be sent again.
-    pub(crate) fn rewind(&mut self) {
-        (self.offered, self.acked, self.sent) = (0, 0, 0);
+    /// The number of the first message that is not acknowledged.
+    pub(crate) fn first_held(&self) -> u64 {
+        self.acked + 1
     }
 
-    /// Forgets the receipts, whose connection is gone, but not the events.
+    /// Begins a new stream, on which the store has said through which number we are settled: what
+    /// is taken off by that, as in [`Window::acked`]; the rest is to be sent again.
+    pub(crate) fn resume(&mut self, through: u64) -> Result<Vec<R>, NotSent> {
+        (self.offered, self.sent) = (0, self.acked);
+        for delivery in &self.deliveries {
+            if self.sent >= through {
+                break;
+            }
+            self.offered += 1;
+            self.sent += u64::from(delivery.message.is_some());
+        }
+        self.acked(through.max(self.acked))
+    }
+
+    /// What has come in so far.
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Forgets the receipts, whose connection is gone, but not the messages.
     pub(crate) fn void_receipts(&mut self) {
         self.deliveries.iter_mut().for_each(|delivery| delivery.receipt = None);
         self.owed = 0;
@@ -167,19 +218,38 @@ impl<R> Window<R> {
         self.owed == 0 && self.bytes <= self.limits.bytes / 2
     }
 
+    /// True if so many bytes more fit without a receipt.
+    pub(crate) fn takes(&self, bytes: usize) -> bool {
+        self.bytes + bytes <= self.limits.bytes / 2
+    }
+
+    /// How many acknowledgements are owed.
+    pub(crate) fn owed(&self) -> usize {
+        self.owed
+    }
+
     /// True if nothing is owed.
     pub(crate) fn is_empty(&self) -> bool {
         self.deliveries.is_empty()
     }
 }
 
-/// What a delivery takes in memory, at most; and so more than it takes on the way to the store.
-pub(crate) fn weight(event: Option<&Event>) -> usize {
+/// What a message takes in memory, at most; and so more than it takes on the way to the store.
+pub(crate) fn weight(message: &Message) -> usize {
+    let event = message.event.as_ref().map(weight_of_event).unwrap_or_default();
+    let refusal = message
+        .refusal
+        .as_ref()
+        .map(|refusal| 512 + refusal.payload.len() + refusal.detail.len() + refusal.field.len());
+    256 + message.topic.len() + event + refusal.unwrap_or_default()
+}
+
+/// What of that its event takes.
+pub(crate) fn weight_of_event(event: &Event) -> usize {
     let text = |value: &Value| if let Value::Text(text) = value { text.len() } else { 0 };
-    let samples = event.map(|event| event.samples.as_slice()).unwrap_or_default();
-    let measurements = samples.iter().flat_map(|sample| &sample.measurements);
+    let measurements = event.samples.iter().flat_map(|sample| &sample.measurements);
     let measurements = measurements.map(|m| 96 + m.metric.as_str().len() + text(&m.value));
-    512 + 64 * samples.len() + measurements.sum::<usize>()
+    256 + 64 * event.samples.len() + measurements.sum::<usize>()
 }
 
 #[cfg(test)]

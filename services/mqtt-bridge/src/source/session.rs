@@ -2,43 +2,45 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use rumqttc::{
-    AckMode, IncomingPacketSizeLimit, MqttOptions, NetworkOptions, PersistedAckMode,
-    PersistedSession, QoS, RetainForwardRule, SessionMode, SessionStore, SessionStoreError,
-    SessionStoreKey, SubscribeFilter, TlsConfiguration, Transport,
-    tokio_rustls::rustls::{
-        ClientConfig, RootCertStore,
-        crypto::aws_lc_rs,
-        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    AckMode, IncomingPacketSizeLimit, MqttOptions, PersistedAckMode, PersistedSession, QoS,
+    RetainForwardRule, SessionMode, SessionStore, SessionStoreError, SessionStoreKey,
+    SubscribeFilter, TlsConfiguration,
+    tokio_rustls::{
+        TlsConnector,
+        rustls::{
+            ClientConfig, RootCertStore,
+            crypto::aws_lc_rs,
+            pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+        },
     },
 };
 use service_kit::secret::ExposeSecret;
 
+use super::socket::Encryption;
 use crate::settings::{Broker, Tls};
 
 /// The largest packet we take. The broker drops larger ones instead of sending them.
 const MAX_PACKET_BYTES: u32 = 1024 * 1024;
 /// How long the broker keeps the session while we are away.
 const SESSION_EXPIRY: Duration = Duration::from_hours(7 * 24);
-/// The keep-alive, in seconds.
-const KEEP_ALIVE_S: u16 = 15;
+/// The keep-alive, in seconds: the broker gives us up after one and a half times as long.
+const KEEP_ALIVE_S: u16 = 10;
 /// We publish nothing, so nothing of ours is ever in flight.
 const OUTGOING_IN_FLIGHT: u16 = 1;
-
 /// Acknowledgements that go out in one write.
 const ACK_BATCH: usize = 64;
+/// Packets that are read at a time. When a connection ends, the client forgets those that it read
+/// together with the end.
+const READ_BATCH: usize = 1;
 
 /// What the client needs to know. Of `window` messages the broker need not await our
 /// acknowledgement before it sends more.
-pub(super) fn options(broker: &Broker, window: u16) -> anyhow::Result<MqttOptions> {
+pub(super) fn options(broker: &Broker, window: u16) -> MqttOptions {
     let mut options =
         MqttOptions::new(broker.client_id.as_str(), (broker.host.as_str(), broker.port));
     let expiry = u32::try_from(SESSION_EXPIRY.as_secs()).unwrap_or(u32::MAX);
-    // Acknowledgements are small and must not wait for each other.
-    let mut network = NetworkOptions::new();
-    network.set_tcp_nodelay(true);
-    options.set_network_options(network);
     options
         .set_keep_alive(KEEP_ALIVE_S)
         .set_connect_timeout(Duration::from_secs(10))
@@ -49,22 +51,32 @@ pub(super) fn options(broker: &Broker, window: u16) -> anyhow::Result<MqttOption
         .set_ack_mode(AckMode::Manual)
         .set_receive_maximum(Some(window))
         .set_max_request_batch(ACK_BATCH)
+        .set_read_batch_size(READ_BATCH)
         .set_max_packet_size(Some(MAX_PACKET_BYTES))
         .set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(MAX_PACKET_BYTES));
     if let Some((username, password)) = &broker.credentials {
         options.set_credentials(username, password.expose_secret().to_owned());
     }
-    if let Some(tls) = &broker.tls {
-        options.set_transport(Transport::Tls(tls_configuration(tls)?));
-    }
-    Ok(options)
+    options
+}
+
+/// How to speak TLS, if we do.
+pub(super) fn encryption(broker: &Broker) -> anyhow::Result<Option<Encryption>> {
+    let Some(tls) = &broker.tls else { return Ok(None) };
+    let name = ServerName::try_from(broker.host.clone()).context("MQTT_HOST")?;
+    let connector = TlsConnector::from(tls_configuration(tls)?);
+    Ok(Some(Encryption { connector, name }))
 }
 
 /// Built here and not by the client, so that unusable files are found before anything starts.
-fn tls_configuration(tls: &Tls) -> anyhow::Result<TlsConfiguration> {
+fn tls_configuration(tls: &Tls) -> anyhow::Result<Arc<ClientConfig>> {
     let Some(ca) = &tls.ca else {
-        return TlsConfiguration::try_default_rustls()
-            .context("cannot load this system's certificate authorities: set MQTT_CA_CERT");
+        let configuration = TlsConfiguration::try_default_rustls()
+            .context("cannot load this system's certificate authorities: set MQTT_CA_CERT")?;
+        let TlsConfiguration::Rustls(config) = configuration else {
+            bail!("this system's certificate authorities cannot be used: set MQTT_CA_CERT");
+        };
+        return Ok(config);
     };
     let mut authorities = RootCertStore::empty();
     let certificates = CertificateDer::pem_slice_iter(ca).collect::<Result<Vec<_>, _>>();
@@ -85,7 +97,7 @@ fn tls_configuration(tls: &Tls) -> anyhow::Result<TlsConfiguration> {
                 .context("MQTT_CLIENT_CERT and MQTT_CLIENT_KEY do not make a pair")?
         }
     };
-    Ok(TlsConfiguration::Rustls(Arc::new(config)))
+    Ok(Arc::new(config))
 }
 
 /// A subscription at `QoS` 1, within the group if there is one. A retained message comes only when

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use prost::Message as _;
-use telemetry_decode::{Router, TopicFilter, decode};
+use telemetry_decode::{Decoded, Router, TopicFilter, decode};
 use telemetry_model::{
     Account, Balance, DeviceId, Event, EventKind, Invalid, Message, Submission, Tally,
 };
@@ -172,8 +172,14 @@ fn understood(message: &Quarantined) -> Result<Event, String> {
             usual_topics().route(&message.topic).map_err(|rejected| rejected.reason.to_string())?
         }
     };
-    let samples = decode(kind, &refusal.payload).map_err(|rejected| rejected.reason.to_string())?;
-    Ok(Event { device, kind, received: refusal.received, samples })
+    match decode(kind, &refusal.payload) {
+        Ok(Decoded { samples, rejected: None }) => {
+            Ok(Event { device, kind, received: refusal.received, samples })
+        }
+        Ok(Decoded { rejected: Some(rejected), .. }) | Err(rejected) => {
+            Err(rejected.reason.to_string())
+        }
+    }
 }
 
 fn usual_topics() -> Router {

@@ -1,0 +1,169 @@
+//! The connection under the session, with or without TLS: it can be told to say no more but hear
+//! everything out.
+//!
+//! A QoS 0 message that the broker has sent is nowhere else any more, so a connection that we end
+//! must be read to its end. Shutting down only our direction does that: the broker sees the end of
+//! the stream, keeps the session, and closes; until then we go on reading.
+
+use std::{
+    io,
+    net::{Shutdown, TcpStream as StdStream},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use rumqttc::{
+    MqttOptions,
+    tokio_rustls::{TlsConnector, client::TlsStream, rustls::pki_types::ServerName},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
+use tokio_util::either::Either;
+
+use super::failure::{Dismissed, Unresolved};
+
+/// How long one of the broker's addresses may take to answer before the next is tried.
+const ADDRESS: Duration = Duration::from_secs(3);
+
+/// How to speak TLS with the broker.
+#[derive(Clone)]
+pub(super) struct Encryption {
+    pub(super) connector: TlsConnector,
+    pub(super) name: ServerName<'static>,
+}
+
+impl std::fmt::Debug for Encryption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Encryption").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Ends our direction of a connection.
+#[derive(Debug, Default)]
+pub(super) struct Closer {
+    stream: Arc<Mutex<Option<StdStream>>>,
+}
+
+impl Closer {
+    /// The way out of the connection that will be made with these options.
+    pub(super) fn of(options: &mut MqttOptions, encryption: Option<Encryption>) -> Self {
+        let closer = Self::default();
+        let slot = Arc::clone(&closer.stream);
+        options.set_socket_connector(move |address, _| {
+            let (slot, encryption) = (Arc::clone(&slot), encryption.clone());
+            async move {
+                let stream = connect(&address).await?.into_std()?;
+                let other = stream.try_clone()?;
+                *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(other);
+                let stream = TcpStream::from_std(stream)?;
+                let stream = match encryption {
+                    None => Either::Left(stream),
+                    Some(Encryption { connector, name }) => {
+                        Either::Right(connector.connect(name, stream).await?)
+                    }
+                };
+                Ok(Socket { stream, unsent: None, tail: [0; 3] })
+            }
+        });
+        closer
+    }
+
+    /// Says to the broker that nothing more comes.
+    pub(super) fn close(&self) {
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let closed = stream.as_ref().map(|stream| stream.shutdown(Shutdown::Write));
+        if let Some(Err(error)) = closed {
+            tracing::debug!(%error, "the MQTT connection was closed already");
+        }
+    }
+}
+
+async fn connect(address: &str) -> io::Result<TcpStream> {
+    let unresolved = |error| io::Error::new(io::ErrorKind::NotFound, Unresolved(error));
+    let addresses = lookup_host(address).await.map_err(unresolved)?;
+    let mut last = unresolved(io::Error::other("the host has no address"));
+    for address in addresses {
+        match timeout(ADDRESS, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                // Acknowledgements are small and must not wait for each other.
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(last)
+}
+
+/// A connection that reports its end only when everything the broker sent has been read: not being
+/// able to write is no reason to stop reading.
+struct Socket {
+    stream: Either<TcpStream, TlsStream<TcpStream>>,
+    /// Why something could not be written.
+    unsent: Option<io::Error>,
+    /// The last bytes read.
+    tail: [u8; 3],
+}
+
+impl Socket {
+    /// The end, and why. A DISCONNECT without properties, which is how Mosquitto says why, is taken
+    /// by the client for one that is not complete yet, so it is recognised here.
+    fn end(&mut self) -> io::Result<()> {
+        match (self.tail, self.unsent.take()) {
+            ([0xe0, 1, code @ 0x80..=0xff], _) => Err(io::Error::other(Dismissed(code))),
+            (_, Some(unsent)) => Err(unsent),
+            (_, None) => Ok(()),
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let read = buf.filled().get(before..).unwrap_or_default();
+        if read.is_empty() {
+            return Poll::Ready(self.end());
+        }
+        for byte in read.iter().skip(read.len().saturating_sub(self.tail.len())) {
+            self.tail.rotate_left(1);
+            self.tail[2] = *byte;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf));
+        Poll::Ready(Ok(written.unwrap_or_else(|error| {
+            self.unsent = Some(error);
+            buf.len()
+        })))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Err(error) = ready!(Pin::new(&mut self.stream).poll_flush(cx)) {
+            self.unsent = Some(error);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
