@@ -125,11 +125,13 @@ impl Batch {
     }
 
     /// Tells everyone. One who has gone away needs no answer.
-    fn answer(self, result: Result<Vec<Tally>>) {
+    fn answer(self, result: Result<Vec<Option<Tally>>>) {
         let result = result.map_err(Arc::new);
         for (n, answer) in self.answers.into_iter().enumerate() {
             let outcome = match &result {
-                Ok(tallies) => Ok(tallies.get(n).copied().unwrap_or_default()),
+                Ok(tallies) => {
+                    tallies.get(n).copied().flatten().ok_or_else(|| Arc::new(Error::Overtaken))
+                }
                 Err(error) => Err(Arc::clone(error)),
             };
             drop(answer.send(outcome));

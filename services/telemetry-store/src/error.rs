@@ -38,6 +38,9 @@ pub enum Error {
     /// The database refuses what it was given: it would refuse it again.
     #[error("the database refuses it: {0}")]
     Unstorable(BoxError),
+    /// What came before on the stream has failed: the sender must go back to it.
+    #[error("what came before was not stored")]
+    Overtaken,
     /// The process is stopping: another replica, or this one later, will answer.
     #[error("the server is stopping")]
     Stopping,

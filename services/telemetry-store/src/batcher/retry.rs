@@ -23,7 +23,7 @@ pub(super) async fn append(
     storage: &dyn Storage,
     batch: &[Submission],
     failing: &watch::Sender<Option<Instant>>,
-) -> Result<Vec<Tally>> {
+) -> Result<Vec<Option<Tally>>> {
     let (began, mut wait) = (Instant::now(), FIRST_WAIT);
     loop {
         let error = match append_apart(storage, batch).await {
@@ -45,7 +45,7 @@ pub(super) async fn append(
 
 /// Appends a batch; if something in it is refused, each half of it by itself. What a first half has
 /// settled is recognised, should the second one fail and all of it come again.
-async fn append_apart(storage: &dyn Storage, batch: &[Submission]) -> Result<Vec<Tally>> {
+async fn append_apart(storage: &dyn Storage, batch: &[Submission]) -> Result<Vec<Option<Tally>>> {
     let cause = match storage.append(batch).await {
         Err(Error::Unstorable(cause)) => cause,
         result => return result,
@@ -58,7 +58,9 @@ async fn append_apart(storage: &dyn Storage, batch: &[Submission]) -> Result<Vec
     let (first, second) = halves(batch, messages / 2);
     let mut tallies = Box::pin(append_apart(storage, &first)).await?;
     let more = Box::pin(append_apart(storage, &second)).await?;
-    tallies.iter_mut().zip(more).for_each(|(tally, more)| *tally += more);
+    for (tally, more) in tallies.iter_mut().zip(more) {
+        *tally = tally.zip(more).map(|(tally, more)| [tally, more].into_iter().sum());
+    }
     Ok(tallies)
 }
 

@@ -37,7 +37,7 @@ impl From<&Error> for Status {
                 let details = ErrorDetails::with_retry_info(Some(RETRY_AFTER));
                 Self::with_error_details(Code::Unavailable, "the database is unavailable", details)
             }
-            Error::Stopping => {
+            Error::Stopping | Error::Overtaken => {
                 with(Code::Unavailable, ErrorDetails::with_retry_info(Some(RETRY_AFTER)))
             }
             Error::Unfit { cause, fix } => {

@@ -107,23 +107,24 @@ struct Counts {
     conflicts: u64,
 }
 
-/// Settles messages and answers for each submission, once all is committed. The names in them must
-/// be known.
+/// Settles messages and answers for each submission, once all is committed; nothing for one that does
+/// not follow on what its sender has settled. The names in them must be known.
 pub(super) async fn append<T: AppendTx>(
     mut tx: T,
     shared: &Shared,
     batch: &[Submission],
-) -> Result<Vec<Tally>> {
-    let (due, settled) = ledger::due(&mut tx, batch).await?;
-    let events: Vec<_> = due.iter().filter_map(|due| due.message.event.as_ref()).collect();
+) -> Result<Vec<Option<Tally>>> {
+    let work = ledger::work(&mut tx, batch).await?;
+    let events: Vec<_> = work.due.iter().filter_map(|due| due.message.event.as_ref()).collect();
     let stored = store(&mut tx, shared, &events).await?;
-    let (kept, tallies) = settle(shared, batch.len(), &due, &events, &stored);
+    let (kept, tallies) = settle(shared, batch.len(), &work.due, &events, &stored);
     tx.insert_quarantine(&kept).await?;
-    tx.save_accounts(&ledger::entries(batch, &settled, &tallies)).await?;
+    tx.save_accounts(&ledger::entries(batch, &work, &tallies)).await?;
     tx.commit(&stored.partitions).await?;
     shared.names.learn_pairs(stored.pairs);
     shared.last_seen.note(&events);
-    Ok(tallies)
+    let tallies = tallies.into_iter().zip(work.follows);
+    Ok(tallies.map(|(tally, follows)| follows.then_some(tally)).collect())
 }
 
 /// What storing some events has done, if the transaction is committed.

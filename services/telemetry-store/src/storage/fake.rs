@@ -75,7 +75,7 @@ impl FakeStorage {
 
 #[async_trait]
 impl Storage for FakeStorage {
-    async fn append(&self, batch: &[Submission]) -> Result<Vec<Tally>> {
+    async fn append(&self, batch: &[Submission]) -> Result<Vec<Option<Tally>>> {
         if let Ok(permit) = self.gate.acquire().await {
             permit.forget();
         }
@@ -106,7 +106,7 @@ impl Storage for FakeStorage {
             let quarantined = submission.messages.len() as u64 - stored;
             Tally { stored, readings_stored: stored, quarantined, ..Tally::default() }
         };
-        Ok(batch.iter().map(tally).collect())
+        Ok(batch.iter().map(tally).map(Some).collect())
     }
 
     fn commits(&self) -> broadcast::Receiver<Commit> {

@@ -4,7 +4,7 @@
 //! moves its account on. So what was settled once is left out when it comes again, whether or not
 //! its readings could be recognised, and every message is counted exactly once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::FromRow;
 use telemetry_model::{Account, Message, ProcessId, SenderReport, Submission, Tally};
@@ -29,44 +29,63 @@ pub(super) struct Entry<'a> {
     pub(super) report: Option<&'a SenderReport>,
 }
 
-/// Locks the accounts of a batch, and answers the messages that are not settled yet, in order, and
-/// through which numbers the accounts then are.
-pub(super) async fn due<'a, T: AppendTx>(
-    tx: &mut T,
-    batch: &'a [Submission],
-) -> Result<(Vec<Due<'a>>, BTreeMap<ProcessId, u64>)> {
-    let mut settled: BTreeMap<_, _> =
-        batch.iter().filter_map(|submission| Some((submission.sender.clone()?, 0))).collect();
-    if !settled.is_empty() {
-        let known = tx.lock_accounts(&settled.keys().cloned().collect::<Vec<_>>()).await?;
-        settled.extend(known);
+/// What of a batch is to be done.
+#[derive(Debug, Default)]
+pub(super) struct Work<'a> {
+    /// The messages that are not settled yet, in order.
+    pub(super) due: Vec<Due<'a>>,
+    /// Through which numbers the accounts are then settled.
+    pub(super) settled: BTreeMap<ProcessId, u64>,
+    /// For each submission, whether it follows on what its sender has settled. One that does not is
+    /// not done: what came before it has failed, and would be passed over.
+    pub(super) follows: Vec<bool>,
+}
+
+/// Locks the accounts of a batch, and finds out what is to be done.
+pub(super) async fn work<'a, T: AppendTx>(tx: &mut T, batch: &'a [Submission]) -> Result<Work<'a>> {
+    let mut work = Work::default();
+    let senders: BTreeSet<_> =
+        batch.iter().filter_map(|submission| submission.sender.clone()).collect();
+    if !senders.is_empty() {
+        let accounts = tx.lock_accounts(&senders.into_iter().collect::<Vec<_>>()).await?;
+        work.settled.extend(accounts);
     }
-    let mut due = Vec::with_capacity(batch.iter().map(|s| s.messages.len()).sum());
+    work.due.reserve(batch.iter().map(|submission| submission.messages.len()).sum());
     for (index, submission) in batch.iter().enumerate() {
+        let Submission { sender, first_sequence, messages, .. } = submission;
         let mut come_again = 0;
-        if let Some(through) = submission.sender.as_ref().and_then(|id| settled.get_mut(id)) {
-            let next = submission.first_sequence + submission.messages.len() as u64;
-            come_again = (*through + 1).saturating_sub(submission.first_sequence);
-            *through = next.saturating_sub(1).max(*through);
+        if let Some(sender) = sender {
+            let through = work.settled.get_mut(sender);
+            let Some(through) = through.filter(|through| *first_sequence <= **through + 1) else {
+                work.follows.push(false);
+                continue;
+            };
+            come_again = *through + 1 - first_sequence;
+            *through = (first_sequence + messages.len() as u64 - 1).max(*through);
         }
+        work.follows.push(true);
         let come_again = usize::try_from(come_again).unwrap_or(usize::MAX);
-        let messages = submission.messages.iter().skip(come_again);
-        due.extend(messages.map(|message| Due { message, submission: index }));
+        let messages = messages.iter().skip(come_again);
+        work.due.extend(messages.map(|message| Due { message, submission: index }));
     }
-    Ok((due, settled))
+    Ok(work)
 }
 
 /// What to add to each account.
 pub(super) fn entries<'a>(
     batch: &'a [Submission],
-    settled: &BTreeMap<ProcessId, u64>,
+    work: &Work<'a>,
     tallies: &[Tally],
 ) -> BTreeMap<&'a str, Entry<'a>> {
     let mut entries = BTreeMap::<_, Entry<'_>>::new();
-    for (submission, tally) in batch.iter().zip(tallies) {
+    for ((submission, tally), follows) in batch.iter().zip(tallies).zip(&work.follows) {
+        if !follows {
+            continue;
+        }
         let process = submission.sender.as_ref();
         let entry = entries.entry(process.map_or("", ProcessId::as_str)).or_default();
-        entry.settled_through = process.and_then(|id| settled.get(id)).copied().unwrap_or_default();
+        entry.settled_through =
+            process.and_then(|id| work.settled.get(id)).copied().unwrap_or_default();
         entry.tally += *tally;
         // Reports count up, so the one that counts more is the newer one.
         entry.report = submission.report.iter().chain(entry.report).max_by_key(|r| r.received);

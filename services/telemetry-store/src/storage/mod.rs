@@ -107,9 +107,10 @@ pub async fn migrate(url: &SecretString) -> Result<()> {
 #[async_trait]
 pub trait Storage: Debug + Send + Sync {
     /// Settles messages in one transaction and answers for each submission, in their order, once it
-    /// is committed and synced. What a sender had settled before is left out. What is stored already
+    /// is committed and synced. What a sender had settled before is left out. A submission that does not
+    /// follow on it is not done, and gets no answer: its sender must go back. What is stored already
     /// is counted, not stored again; an event of which nothing is new leaves no trace in the log.
-    async fn append(&self, batch: &[Submission]) -> Result<Vec<Tally>>;
+    async fn append(&self, batch: &[Submission]) -> Result<Vec<Option<Tally>>>;
 
     /// Opens a sender's account if it has none, and closes those of others with its client id.
     /// Answers through which number it is settled; at least through all before `first_held`.

@@ -30,7 +30,7 @@ impl<S: Storage + ?Sized> AppendEvents for S {
             duplicates: tally.readings_duplicate,
             conflicts: tally.readings_conflicting,
         };
-        Ok(self.append(&batch).await?.into_iter().map(appended).collect())
+        Ok(self.append(&batch).await?.into_iter().flatten().map(appended).collect())
     }
 }
 

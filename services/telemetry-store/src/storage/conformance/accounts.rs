@@ -9,6 +9,7 @@ use crate::storage::testing::{message, of_nobody};
 
 on_each_backend!(
     what_is_settled_is_not_settled_again,
+    what_came_before_is_not_passed_over,
     an_append_that_fails_leaves_the_account_as_it_was,
     a_message_without_a_clock_is_stored_once_too,
     messages_are_counted_by_what_became_of_them,
@@ -41,14 +42,14 @@ fn stored(messages: u64) -> Tally {
 async fn what_is_settled_is_not_settled_again(fresh: &mut Fresh) {
     assert_eq!(fresh.storage.introduce(&sender("a"), 1).await.unwrap(), 0);
     let first = submission("a", 1, readings(0..5));
-    assert_eq!(fresh.storage.append(&[first]).await.unwrap(), [stored(5)]);
+    assert_eq!(fresh.storage.append(&[first]).await.unwrap(), [Some(stored(5))]);
     assert_eq!(fresh.storage.introduce(&sender("a"), 3).await.unwrap(), 5);
     // From 3 on once more, with news; and all of that again within one batch.
     let again = submission("a", 3, readings(2..8));
     let twice = [again.clone(), again.clone()];
-    assert_eq!(fresh.storage.append(&twice).await.unwrap(), [stored(3), stored(0)]);
+    assert_eq!(fresh.storage.append(&twice).await.unwrap(), [stored(3), stored(0)].map(Some));
     fresh.reopen().await;
-    assert_eq!(fresh.storage.append(&[again]).await.unwrap(), [stored(0)]);
+    assert_eq!(fresh.storage.append(&[again]).await.unwrap(), [Some(stored(0))]);
     assert_eq!(fresh.storage.introduce(&sender("a"), 1).await.unwrap(), 8);
     assert_eq!(all(&fresh.storage, "fern-1").await.len(), 8);
     let accounts = fresh.storage.accounts().await.unwrap();
@@ -56,6 +57,22 @@ async fn what_is_settled_is_not_settled_again(fresh: &mut Fresh) {
     assert_eq!(account.tally, stored(8));
     let balance = account.balance();
     assert_eq!((balance.received, balance.in_flight, balance.ended), (8, 0, 0));
+}
+
+/// The batch between was lost, and the stream had more under way.
+async fn what_came_before_is_not_passed_over(fresh: &mut Fresh) {
+    let unknown = [submission("a", 1, readings(0..1))];
+    assert_eq!(fresh.storage.append(&unknown).await.unwrap(), [None], "was not introduced");
+    fresh.storage.introduce(&sender("a"), 1).await.unwrap();
+    let batch = |first: u64| {
+        let from = i64::try_from(first).unwrap();
+        submission("a", first, readings(from..from + 5))
+    };
+    let outcome = fresh.storage.append(&[batch(1), batch(11), batch(6)]).await.unwrap();
+    assert_eq!(outcome, [Some(stored(5)), None, Some(stored(5))]);
+    assert_eq!(fresh.storage.introduce(&sender("a"), 1).await.unwrap(), 10);
+    assert_eq!(fresh.storage.append(&[batch(11)]).await.unwrap(), [Some(stored(5))]);
+    assert_eq!(all(&fresh.storage, "fern-1").await.len(), 15);
 }
 
 async fn an_append_that_fails_leaves_the_account_as_it_was(fresh: &mut Fresh) {
@@ -101,7 +118,7 @@ async fn messages_are_counted_by_what_became_of_them(fresh: &mut Fresh) {
     };
     let batch = [of_nobody(events), submission("a", 1, readings(9..10))];
     fresh.storage.introduce(&sender("a"), 1).await.unwrap();
-    assert_eq!(fresh.storage.append(&batch).await.unwrap(), [tally, stored(1)]);
+    assert_eq!(fresh.storage.append(&batch).await.unwrap(), [tally, stored(1)].map(Some));
     let accounts = fresh.storage.accounts().await.unwrap();
     assert_eq!(accounts.iter().map(|account| account.tally.messages()).sum::<u64>(), 6);
     let nobody = accounts.iter().find(|account| account.process.is_empty()).unwrap();

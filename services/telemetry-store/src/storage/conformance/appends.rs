@@ -1,6 +1,9 @@
 //! What is stored, and what an append answers.
 
+use std::time::Duration;
+
 use telemetry_model::{EventKind, Value};
+use tokio::time::timeout;
 
 use super::{Fresh, POLICY, all, at, device, heartbeat, on_each_backend, sample, telemetry};
 use crate::storage::{
@@ -150,10 +153,15 @@ async fn other_processes_hear_of_commits(fresh: &mut Fresh) {
     if fresh.database.is_some() {
         let other = open(&fresh.url, POLICY, &fresh.background).await.unwrap();
         let mut heard = other.commits();
-        // Its listener says so once it listens.
-        while !matches!(heard.recv().await.unwrap(), Commit::Anything) {}
-        fresh.storage.append_events(&events).await.unwrap();
-        let Commit::Partitions(partitions) = heard.recv().await.unwrap() else { panic!("odd") };
+        // Whether it listens yet, only hearing something tells.
+        let partitions = loop {
+            fresh.storage.append_events(&events).await.unwrap();
+            match timeout(Duration::from_millis(200), heard.recv()).await {
+                Ok(Ok(Commit::Partitions(partitions))) => break partitions,
+                Ok(Ok(_)) | Err(_) => {}
+                Ok(Err(error)) => panic!("{error}"),
+            }
+        };
         assert_eq!(partitions[..], [device("fern-1").partition()]);
         other.close().await;
     } else {

@@ -48,7 +48,7 @@ async fn what_was_refused_is_kept_as_it_came(fresh: &mut Fresh) {
     let odd = Refusal { device: None, kind: None, ..refusal(&bytes) };
     let messages = vec![refused(refusal(b"not json")), refused(odd.clone())];
     let tally = Tally { quarantined: 2, ..Tally::default() };
-    assert_eq!(fresh.storage.append(&batch(messages)).await.unwrap(), [tally]);
+    assert_eq!(fresh.storage.append(&batch(messages)).await.unwrap(), [Some(tally)]);
     let kept = kept(fresh).await;
     let refusals: Vec<_> = kept.iter().map(|kept| kept.refusal.clone()).collect();
     assert_eq!(refusals, [odd, refusal(b"not json")]);
@@ -62,7 +62,7 @@ async fn the_good_part_of_a_message_is_stored(fresh: &mut Fresh) {
     let event = Some(telemetry("fern-1", 0, &[("t", Value::Integer(1))]));
     let message = Message { event, ..refused(refusal(b"{\"t\":1,\"x\":1e999}")) };
     let tally = Tally { stored: 1, partial: 1, readings_stored: 1, ..Tally::default() };
-    assert_eq!(fresh.storage.append(&batch(vec![message])).await.unwrap(), [tally]);
+    assert_eq!(fresh.storage.append(&batch(vec![message])).await.unwrap(), [Some(tally)]);
     assert!(kept(fresh).await[0].partial);
     assert_eq!(all(&fresh.storage, "fern-1").await.len(), 1);
 }
@@ -79,7 +79,7 @@ async fn what_is_too_old_is_kept_aside(fresh: &mut Fresh) {
     let tally =
         Tally { stored: 2, partial: 1, quarantined: 1, readings_stored: 2, ..Tally::default() };
     let outcome = fresh.storage.append(&[of_nobody(vec![mixed, old, late])]).await.unwrap();
-    assert_eq!(outcome, [tally]);
+    assert_eq!(outcome, [Some(tally)]);
     let kept = kept(fresh).await;
     let reasons: Vec<_> = kept.iter().map(|kept| (&*kept.refusal.reason, kept.partial)).collect();
     assert_eq!(reasons, [("too_old", false), ("too_old", true)]);
@@ -113,23 +113,23 @@ async fn the_newest_come_first_and_filters_hold(fresh: &mut Fresh) {
 async fn a_full_quarantine_lets_go_and_counts(fresh: &mut Fresh) {
     let messages = (0..5).map(|_| refused(refusal(&[b'x'; 30_000]))).collect();
     let tally = Tally { quarantined: 3, quarantine_full: 2, ..Tally::default() };
-    assert_eq!(fresh.storage.append(&batch(messages)).await.unwrap(), [tally]);
+    assert_eq!(fresh.storage.append(&batch(messages)).await.unwrap(), [Some(tally)]);
     assert_eq!(kept(fresh).await.len(), 3);
     // It is as full after a restart, and has room again after one has left.
     fresh.reopen().await;
     let more = || batch(vec![refused(refusal(&[b'x'; 30_000]))]);
-    assert_eq!(fresh.storage.append(&more()).await.unwrap()[0].quarantine_full, 1);
+    assert_eq!(fresh.storage.append(&more()).await.unwrap()[0].unwrap().quarantine_full, 1);
     fresh.storage.release(&[kept(fresh).await[0].id]).await.unwrap();
     fresh.storage.measure_quarantine().await.unwrap();
-    assert_eq!(fresh.storage.append(&more()).await.unwrap()[0].quarantined, 1);
+    assert_eq!(fresh.storage.append(&more()).await.unwrap()[0].unwrap().quarantined, 1);
 }
 
 async fn age_makes_room(fresh: &mut Fresh) {
     let old = Refusal { received: at(-60), ..refusal(&[b'x'; 90_000]) };
     fresh.storage.append(&batch(vec![refused(old)])).await.unwrap();
     let more = || batch(vec![refused(refusal(&[b'y'; 90_000]))]);
-    assert_eq!(fresh.storage.append(&more()).await.unwrap()[0].quarantine_full, 1);
+    assert_eq!(fresh.storage.append(&more()).await.unwrap()[0].unwrap().quarantine_full, 1);
     prune_before(&fresh.storage, at(-1)).await.unwrap();
-    assert_eq!(fresh.storage.append(&more()).await.unwrap()[0].quarantined, 1);
+    assert_eq!(fresh.storage.append(&more()).await.unwrap()[0].unwrap().quarantined, 1);
     assert_eq!(kept(fresh).await[0].refusal.payload[0], b'y');
 }

@@ -122,7 +122,7 @@ const FLUSH: &str = "
 
 #[async_trait]
 impl Storage for Postgres {
-    async fn append(&self, batch: &[Submission]) -> Result<Vec<Tally>> {
+    async fn append(&self, batch: &[Submission]) -> Result<Vec<Option<Tally>>> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }

@@ -112,7 +112,7 @@ impl Sqlite {
 
 #[async_trait]
 impl Storage for Sqlite {
-    async fn append(&self, batch: &[Submission]) -> Result<Vec<Tally>> {
+    async fn append(&self, batch: &[Submission]) -> Result<Vec<Option<Tally>>> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
