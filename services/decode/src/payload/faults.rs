@@ -29,7 +29,7 @@ impl Faults {
     pub(super) fn into_rejected(self) -> Option<Rejected> {
         let mut rejected = self.first?;
         if self.more > 0 {
-            rejected.detail += &format!(" (and {} more faults)", self.more);
+            rejected.detail += &format!(" (the first of {} faults)", 1 + self.more);
         }
         Some(rejected)
     }
