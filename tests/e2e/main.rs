@@ -11,4 +11,5 @@ mod connection;
 mod payloads;
 mod shutdown;
 mod tidy;
+mod unacknowledged;
 mod watch;
