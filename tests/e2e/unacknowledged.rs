@@ -1,67 +1,64 @@
 //! Messages that the broker sends only once (`QoS` 0), or again and again (retained).
 
-use std::{
-    collections::BTreeSet,
-    io::{Read, Write},
-    net::TcpStream,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, ensure};
 use e2e::{Client, Database, Mosquitto, System, eventually, health_becomes};
 use telemetry_proto::v1::{ListDevicesRequest, ListReadingsRequest, reading};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::oneshot,
+    task::JoinHandle,
+    time::interval,
+};
 
 /// A device that publishes numbered messages at `QoS` 0, 2000 a second, until it is told to stop.
 struct Stream {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<anyhow::Result<i64>>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<anyhow::Result<i64>>,
 }
 
 impl Stream {
-    fn start(broker: &Mosquitto, text_bytes: usize) -> anyhow::Result<Self> {
-        let mut broker = connect(broker)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = thread::spawn(move || {
+    #[expect(clippy::disallowed_methods, reason = "whoever stops it awaits it")]
+    async fn start(broker: &Mosquitto, text_bytes: usize) -> anyhow::Result<Self> {
+        let mut broker = connect(broker).await?;
+        let (stop, mut stopped) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let mut pace = interval(Duration::from_millis(5));
             let mut next = 0;
-            while !stopped.load(Ordering::Relaxed) {
-                let packets: Vec<u8> =
-                    (next..next + 10).flat_map(|n| publish(n, text_bytes)).collect();
-                broker.write_all(&packets)?;
+            while stopped.try_recv().is_err() {
+                pace.tick().await;
+                let numbers = next..next + 10;
+                let packets: Vec<u8> = numbers.flat_map(|n| publish(n, text_bytes)).collect();
+                broker.write_all(&packets).await?;
                 next += 10;
-                // Its pace, not a wait for anything.
-                thread::sleep(Duration::from_millis(5));
             }
             // The answer to a ping says that the broker has read all before it.
-            broker.write_all(&[0xc0, 0])?;
-            broker.read_exact(&mut [0; 2])?;
+            broker.write_all(&[0xc0, 0]).await?;
+            broker.read_exact(&mut [0; 2]).await?;
             Ok(next)
         });
-        Ok(Self { stop, thread })
+        Ok(Self { stop, task })
     }
 
     /// How many messages it published.
-    fn stop(self) -> anyhow::Result<i64> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().ok().context("the stream panicked")?
+    async fn stop(self) -> anyhow::Result<i64> {
+        ensure!(self.stop.send(()).is_ok(), "the stream ended: {:?}", self.task.await);
+        self.task.await?
     }
 }
 
 /// Connects as a device, with MQTT 3.1.1 and no keep-alive.
-fn connect(broker: &Mosquitto) -> anyhow::Result<TcpStream> {
-    let mut stream = TcpStream::connect(("127.0.0.1", broker.port()))?;
+async fn connect(broker: &Mosquitto) -> anyhow::Result<TcpStream> {
+    let mut stream = TcpStream::connect(("127.0.0.1", broker.port())).await?;
     let mut body = [&text("MQTT"), &[4, 0xc2, 0, 0][..]].concat();
     for part in ["stream", Mosquitto::DEVICE, Mosquitto::PASSWORD] {
         body.extend(text(part));
     }
-    stream.write_all(&packet(0x10, &body))?;
+    stream.write_all(&packet(0x10, &body)).await?;
     let mut connack = [0; 4];
-    stream.read_exact(&mut connack)?;
+    stream.read_exact(&mut connack).await?;
     ensure!(connack == [0x20, 2, 0, 0], "{connack:?}");
     Ok(stream)
 }
@@ -73,13 +70,15 @@ fn publish(n: i64, text_bytes: usize) -> Vec<u8> {
 }
 
 fn packet(kind: u8, body: &[u8]) -> Vec<u8> {
+    let byte = |length: usize| u8::try_from(length).unwrap();
     // The length takes two bytes, whether it needs them or not.
-    let length = [0x80 | (body.len() % 128) as u8, (body.len() / 128) as u8];
+    let length = [0x80 | byte(body.len() % 128), byte(body.len() / 128)];
     [&[kind][..], &length, body].concat()
 }
 
 fn text(text: &str) -> Vec<u8> {
-    [&[0, text.len() as u8][..], text.as_bytes()].concat()
+    let length = u16::try_from(text.len()).unwrap().to_be_bytes();
+    [&length, text.as_bytes()].concat()
 }
 
 const BASE: i64 = 1_767_787_200;
@@ -125,13 +124,13 @@ async fn leaves_and_returns(mut system: System) -> anyhow::Result<()> {
     system.set_bridge("MQTT_WINDOW_BYTES", &(48 << 20).to_string());
     system.start_bridge()?;
     health_becomes(&system.bridge_address(), true).await?;
-    let stream = Stream::start(&system.broker, 4000)?;
+    let stream = Stream::start(&system.broker, 4000).await?;
     system.client().await?.readings_come("fern-1", 100).await?;
     drop(system.store.take());
     system.bridge()?.logged("left the MQTT broker", 1).await?;
     system.restart_store().await?;
     health_becomes(&system.bridge_address(), true).await?;
-    let published = stream.stop()?;
+    let published = stream.stop().await?;
     all_come(&system.client().await?, published).await?;
     ensure!(!system.bridge()?.log().join("\n").contains("window_full"));
     Ok(())
@@ -154,9 +153,9 @@ async fn the_same_with_tls() -> anyhow::Result<()> {
 async fn qos_0_that_comes_faster_than_it_is_stored_is_held_back() -> anyhow::Result<()> {
     let mut system = System::start(Database::Sqlite).await?;
     drop(system.bridge.take());
-    let mut device = connect(&system.broker)?;
+    let mut device = connect(&system.broker).await?;
     for n in 0..10_000 {
-        device.write_all(&publish(n, 4000))?;
+        device.write_all(&publish(n, 4000)).await?;
     }
     system.set_bridge("MQTT_WINDOW_BYTES", &(8 << 20).to_string());
     system.start_bridge()?;
@@ -168,7 +167,7 @@ async fn qos_0_that_comes_faster_than_it_is_stored_is_held_back() -> anyhow::Res
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bridge_that_is_restarted_loses_no_qos_0() -> anyhow::Result<()> {
     let mut system = System::start(Database::Sqlite).await?;
-    let stream = Stream::start(&system.broker, 10)?;
+    let stream = Stream::start(&system.broker, 10).await?;
     for round in 1..4 {
         system.client().await?.readings_come("fern-1", 500 * round).await?;
         let mut bridge = system.bridge.take().context("no bridge")?;
@@ -177,7 +176,7 @@ async fn a_bridge_that_is_restarted_loses_no_qos_0() -> anyhow::Result<()> {
         system.start_bridge()?;
         health_becomes(&system.bridge_address(), true).await?;
     }
-    let published = stream.stop()?;
+    let published = stream.stop().await?;
     all_come(&system.client().await?, published).await
 }
 
