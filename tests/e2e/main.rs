@@ -8,7 +8,9 @@
 )]
 
 mod connection;
+mod ledger;
 mod payloads;
 mod shutdown;
 mod tidy;
+mod unacknowledged;
 mod watch;

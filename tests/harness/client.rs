@@ -2,7 +2,8 @@
 
 use anyhow::Context;
 use telemetry_proto::v1::{
-    Event, ListReadingsRequest, Reading, WatchDeviceRequest, WatchDeviceResponse,
+    Event, GetLedgerRequest, GetLedgerResponse, Ledger, ListReadingsRequest, Reading,
+    WatchDeviceRequest, WatchDeviceResponse, diagnostics_service_client::DiagnosticsServiceClient,
     ingest_service_client::IngestServiceClient, query_service_client::QueryServiceClient,
     watch_service_client::WatchServiceClient,
 };
@@ -22,6 +23,8 @@ pub struct Client {
     pub watch: WatchServiceClient<Channel>,
     /// Ingest.
     pub ingest: IngestServiceClient<Channel>,
+    /// The ledger and the quarantine.
+    pub diagnostics: DiagnosticsServiceClient<Channel>,
 }
 
 impl Client {
@@ -31,7 +34,8 @@ impl Client {
         Ok(Self {
             query: QueryServiceClient::new(channel.clone()),
             watch: WatchServiceClient::new(channel.clone()),
-            ingest: IngestServiceClient::new(channel),
+            ingest: IngestServiceClient::new(channel.clone()),
+            diagnostics: DiagnosticsServiceClient::new(channel),
         })
     }
 
@@ -56,6 +60,29 @@ impl Client {
             let readings = self.readings(device).await?;
             anyhow::ensure!(readings.len() >= count, "has {}", readings.len());
             Ok(readings)
+        })
+        .await
+    }
+
+    /// The ledger, once every account in it is found balanced.
+    pub async fn ledger(&self) -> anyhow::Result<GetLedgerResponse> {
+        let answer = self.diagnostics.clone().get_ledger(GetLedgerRequest {}).await?.into_inner();
+        let accounts = answer.senders.iter().filter_map(|sender| sender.ledger.as_ref());
+        for ledger in accounts.chain(&answer.total) {
+            let Ledger { received, stored, duplicate, quarantined, in_flight, .. } = *ledger;
+            let dropped: u64 = ledger.dropped.iter().map(|dropped| dropped.count).sum();
+            let accounted = stored + duplicate + quarantined + dropped + in_flight;
+            anyhow::ensure!(received == accounted, "the ledger does not balance: {ledger:?}");
+        }
+        Ok(answer)
+    }
+
+    /// Waits until nothing is in flight, and answers the sum over all senders.
+    pub async fn ledger_settles(&self) -> anyhow::Result<Ledger> {
+        eventually("nothing is in flight", async || {
+            let total = self.ledger().await?.total.context("no total")?;
+            anyhow::ensure!(total.in_flight == 0, "{total:?}");
+            Ok(total)
         })
         .await
     }

@@ -11,12 +11,12 @@ use crate::{
     window::weight_of_event,
 };
 
-/// The heaviest event. What weighs more might not fit into one request to the store, which takes
-/// 4 MiB, together with the payload that it came from if that is half bad, and could then never be
-/// sent: long keys around many values can do that.
-const MAX_EVENT_BYTES: usize = 5 * 1024 * 1024 / 2;
-/// The heaviest message.
-pub(crate) const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// The heaviest message. What weighs more might not fit into one request to the store, which takes
+/// 4 MiB, and could then never be sent.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 3 * 1024 * 1024;
+/// The heaviest event: what is left if the payload that it came from goes with it, as of one that is
+/// half bad. Long keys around many values can weigh more.
+const MAX_EVENT_BYTES: usize = MAX_MESSAGE_BYTES - 1024 * 1024 - 128 * 1024;
 
 /// Reads a payload.
 pub(crate) type Decoder = fn(EventKind, &[u8]) -> Result<Decoded, Rejected>;

@@ -1,6 +1,6 @@
 //! One connection with the broker, from CONNECT until it is lost or left.
 
-use std::pin::pin;
+use std::{future::ready, pin::pin};
 
 use rumqttc::{
     AsyncClient, ConnectionError, Event as Activity, EventLoop, Packet, Publish, SubAck,
@@ -28,6 +28,9 @@ use crate::{
 /// the client sends no pings: it would take a broker for dead whose answer to a ping waits behind
 /// all that the broker has to send.
 const ASK_EVERY: Duration = Duration::from_secs(5);
+/// Messages that are read before the uplink hears of them, if there are so many to read: what a
+/// broker sends at once is then committed at once, even if it is as little as 20.
+const NEWS: usize = 100;
 /// A broker that says nothing for so long is gone: less than twice the keep-alive.
 const SILENCE: Duration = Duration::from_secs(15);
 /// How long the broker may take to answer our last question, and then to hang up, when we stop.
@@ -59,6 +62,8 @@ pub(super) struct Connection<'a> {
     grants: Vec<Grant>,
     /// Whether messages were left with the broker, which sends them again on the next connection.
     has_left_messages: bool,
+    /// Messages in the window that the uplink has not heard of.
+    news: usize,
     leaving: Leaving,
     /// When we leave whatever the broker does, once we were told to.
     deadline: Option<Instant>,
@@ -101,11 +106,13 @@ impl<'a> Connection<'a> {
             unanswered: 0,
             grants: Vec::new(),
             has_left_messages: false,
+            news: 0,
             leaving: Leaving::No,
             deadline: None,
         };
         loop {
             if let Err(ended) = connection.step(&mut events).await {
+                connection.tell();
                 return ended;
             }
         }
@@ -114,6 +121,7 @@ impl<'a> Connection<'a> {
     async fn step(&mut self, events: &mut EventLoop) -> Result<(), Ended> {
         self.tend()?;
         if self.is_held() {
+            self.tell();
             self.hold().await;
             self.tend()?;
         }
@@ -136,6 +144,8 @@ impl<'a> Connection<'a> {
             tokio::select! {
                 biased;
                 activity = &mut poll => return activity.map_err(|error| self.ended(&error)),
+                // Nothing more to read for now.
+                () = ready(()), if self.news > 0 => self.tell(),
                 () = sleep_until(alarm) => {}
                 () = self.leave.cancelled(), if self.deadline.is_none() => {}
                 () = self.source.link.has_room(), if awaits_room => self.begin_leaving()?,
@@ -322,12 +332,23 @@ impl<'a> Connection<'a> {
             link.acknowledge(window, settled);
         }
         link.delivery().received(is_qos0, owed);
-        if !is_full {
-            link.has_arrived();
-        } else if !is_qos0 {
-            self.has_left_messages = true;
-            tracing::warn!("window full, leaving messages with the broker");
+        if is_full {
+            if !is_qos0 {
+                self.has_left_messages = true;
+                tracing::warn!("window full, leaving messages with the broker");
+            }
+            return;
         }
+        self.news += 1;
+        if self.news >= NEWS {
+            self.tell();
+        }
+    }
+
+    /// Tells the uplink that there is something to send.
+    fn tell(&mut self) {
+        self.news = 0;
+        self.source.link.has_arrived();
     }
 
     fn ended(&self, error: &ConnectionError) -> Ended {

@@ -199,15 +199,16 @@ fn broken(error: &StateError, accepted: Option<Duration>) -> Class {
 
 /// By what the connection itself reports.
 fn of_io(error: &io::Error) -> Class {
-    let cause = error.get_ref();
-    if let Some(Dismissed(code)) = cause.and_then(|cause| cause.downcast_ref()) {
-        DisconnectReasonCode::try_from(*code).map_or(Class::Protocol, dismissed)
-    } else if cause.is_some_and(|cause| cause.is::<rustls::Error>()) {
-        Class::Tls
-    } else if cause.is_some_and(|cause| cause.is::<Unresolved>()) {
-        Class::Dns
-    } else {
-        Class::Network
+    match error.get_ref() {
+        None => Class::Network,
+        Some(cause) => match cause.downcast_ref() {
+            Some(Dismissed(code)) => {
+                DisconnectReasonCode::try_from(*code).map_or(Class::Protocol, dismissed)
+            }
+            None if cause.is::<rustls::Error>() => Class::Tls,
+            None if cause.is::<Unresolved>() => Class::Dns,
+            None => Class::Network,
+        },
     }
 }
 

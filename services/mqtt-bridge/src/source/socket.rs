@@ -1,7 +1,7 @@
 //! The connection under the session, with or without TLS: it can be told to say no more but hear
 //! everything out.
 //!
-//! A QoS 0 message that the broker has sent is nowhere else any more, so a connection that we end
+//! A `QoS` 0 message that the broker has sent is nowhere else any more, so a connection that we end
 //! must be read to its end. Shutting down only our direction does that: the broker sees the end of
 //! the stream, keeps the session, and closes; until then we go on reading.
 

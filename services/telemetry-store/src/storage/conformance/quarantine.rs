@@ -111,13 +111,13 @@ async fn the_newest_come_first_and_filters_hold(fresh: &mut Fresh) {
 }
 
 async fn a_full_quarantine_lets_go_and_counts(fresh: &mut Fresh) {
-    let messages = (0..5).map(|_| refused(refusal(&[b'x'; 30_000]))).collect();
+    let messages = (0..5).map(|_| refused(refusal("x".repeat(30_000).as_bytes()))).collect();
     let tally = Tally { quarantined: 3, quarantine_full: 2, ..Tally::default() };
     assert_eq!(fresh.storage.append(&batch(messages)).await.unwrap(), [Some(tally)]);
     assert_eq!(kept(fresh).await.len(), 3);
     // It is as full after a restart, and has room again after one has left.
     fresh.reopen().await;
-    let more = || batch(vec![refused(refusal(&[b'x'; 30_000]))]);
+    let more = || batch(vec![refused(refusal("x".repeat(30_000).as_bytes()))]);
     assert_eq!(fresh.storage.append(&more()).await.unwrap()[0].unwrap().quarantine_full, 1);
     fresh.storage.release(&[kept(fresh).await[0].id]).await.unwrap();
     fresh.storage.measure_quarantine().await.unwrap();
@@ -125,9 +125,9 @@ async fn a_full_quarantine_lets_go_and_counts(fresh: &mut Fresh) {
 }
 
 async fn age_makes_room(fresh: &mut Fresh) {
-    let old = Refusal { received: at(-60), ..refusal(&[b'x'; 90_000]) };
+    let old = Refusal { received: at(-60), ..refusal("x".repeat(90_000).as_bytes()) };
     fresh.storage.append(&batch(vec![refused(old)])).await.unwrap();
-    let more = || batch(vec![refused(refusal(&[b'y'; 90_000]))]);
+    let more = || batch(vec![refused(refusal("y".repeat(90_000).as_bytes()))]);
     assert_eq!(fresh.storage.append(&more()).await.unwrap()[0].unwrap().quarantine_full, 1);
     prune_before(&fresh.storage, at(-1)).await.unwrap();
     assert_eq!(fresh.storage.append(&more()).await.unwrap()[0].unwrap().quarantined, 1);

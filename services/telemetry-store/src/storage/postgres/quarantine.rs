@@ -1,6 +1,7 @@
 //! The quarantine on PostgreSQL.
 
 use sqlx::{PgConnection, PgPool};
+use telemetry_model::DeviceId;
 
 use super::micros::Micros;
 use crate::{
@@ -19,7 +20,7 @@ pub(super) async fn insert(connection: &mut PgConnection, kept: &[Kept<'_>]) -> 
             .bind(Micros(refusal.received.micros()))
             .bind(topic)
             .bind(i16::from(*qos))
-            .bind(refusal.device.as_ref().map(|device| device.as_str()))
+            .bind(refusal.device.as_ref().map(DeviceId::as_str))
             .bind(refusal.kind.map(kind_number))
             .bind(&refusal.reason)
             .bind(&refusal.field)
@@ -42,7 +43,7 @@ const LIST: &str = "
 
 pub(super) async fn list(pool: &PgPool, query: &QuarantineQuery) -> Result<Vec<Quarantined>> {
     let rows: Vec<QuarantinedRow> = sqlx::query_as(LIST)
-        .bind(query.device.as_ref().map(|device| device.as_str()))
+        .bind(query.device.as_ref().map(DeviceId::as_str))
         .bind(query.reason.as_deref())
         .bind(&query.ids)
         .bind(query.before)

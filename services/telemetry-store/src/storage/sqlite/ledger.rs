@@ -58,7 +58,7 @@ pub(super) async fn save(
     for (process, entry) in entries {
         let record = entry.report.map(|report| report.record.as_slice());
         let save = sqlx::query(SAVE).bind(*process).bind(record);
-        let save = entry.numbers().into_iter().fold(save, |save, number| save.bind(number));
+        let save = entry.numbers().into_iter().fold(save, sqlx::query::Query::bind);
         save.execute(&mut *connection).await?;
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! The quarantine on SQLite.
 
 use sqlx::{SqliteConnection, SqlitePool};
+use telemetry_model::DeviceId;
 
 use crate::{
     error::Result,
@@ -18,7 +19,7 @@ pub(super) async fn insert(connection: &mut SqliteConnection, kept: &[Kept<'_>])
             .bind(refusal.received.micros())
             .bind(topic)
             .bind(i16::from(*qos))
-            .bind(refusal.device.as_ref().map(|device| device.as_str()))
+            .bind(refusal.device.as_ref().map(DeviceId::as_str))
             .bind(refusal.kind.map(kind_number))
             .bind(&refusal.reason)
             .bind(&refusal.field)
@@ -44,7 +45,7 @@ pub(super) async fn list(
     query: &QuarantineQuery,
 ) -> Result<Vec<Quarantined>> {
     let rows: Vec<QuarantinedRow> = sqlx::query_as(LIST)
-        .bind(query.device.as_ref().map(|device| device.as_str()))
+        .bind(query.device.as_ref().map(DeviceId::as_str))
         .bind(query.reason.as_deref())
         .bind(json(&query.ids))
         .bind(query.before)
