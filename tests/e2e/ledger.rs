@@ -135,12 +135,15 @@ async fn what_was_refused_can_be_replayed(database: Database) -> anyhow::Result<
 async fn what_falls_short_is_said(database: Database) -> anyhow::Result<()> {
     let system = System::start(database).await?;
     system.device().publish(TOPIC, 0, br#"{"t":1}"#)?;
-    settled(&system, 1).await?;
-    let ledger = system.client().await?.ledger().await?;
-    let sender = ledger.senders.iter().find(|sender| sender.client_id == "bridge");
-    let sender = sender.context("the bridge is not there")?;
-    let report = sender.report.as_ref().context("it told nothing")?;
-    ensure!(report.connected && report.subscriptions.iter().all(|s| s.granted && s.qos == 1));
-    ensure!(sender.hints.iter().any(|hint| hint.fix.contains("QoS 1")), "{:?}", sender.hints);
-    Ok(())
+    let client = system.client().await?;
+    eventually("the bridge has told of its side", async || {
+        let ledger = client.ledger().await?;
+        let sender = ledger.senders.iter().find(|sender| sender.client_id == "bridge");
+        let sender = sender.context("the bridge is not there")?;
+        let report = sender.report.as_ref().context("it told nothing")?;
+        ensure!(report.connected && report.subscriptions.iter().all(|s| s.granted && s.qos == 1));
+        ensure!(sender.hints.iter().any(|hint| hint.fix.contains("QoS 1")), "{:?}", sender.hints);
+        Ok(())
+    })
+    .await
 }
