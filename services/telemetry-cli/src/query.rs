@@ -1,4 +1,5 @@
 //! The commands that ask once.
+#![expect(clippy::print_stderr, reason = "says on standard error what is not output")]
 
 use std::time::Duration;
 
@@ -120,9 +121,11 @@ pub(crate) async fn readings(
         output.rows(page.readings.into_iter().map(output::reading).collect())?;
         request.page_token = page.next_page_token;
         if request.page_token.is_empty() {
-            break;
+            return Ok(());
         }
     }
+    let (limit, end) = (args.limit, if args.newest { "newest" } else { "oldest" });
+    eprintln!("there are more than these {limit} {end} readings: see --limit, --newest, --since");
     Ok(())
 }
 

@@ -15,8 +15,10 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) fn connect(url: &str) -> anyhow::Result<Self> {
-        let channel = service_kit::channel::connect(url)
-            .map_err(|_| anyhow::anyhow!("--store {url:?} is not a URL like http://host:50051"))?;
+        let no_url =
+            || anyhow::anyhow!("--store (STORE_URL) {url:?} is no URL like http://host:50051");
+        anyhow::ensure!(url.starts_with("http://") || url.starts_with("https://"), no_url());
+        let channel = service_kit::channel::connect(url).map_err(|_| no_url())?;
         Ok(Self { url: url.to_owned(), channel })
     }
 
@@ -40,5 +42,19 @@ impl Store {
             }
             code => anyhow::anyhow!("the store at {url} says: {message} ({code:?})"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_no_url_is_said_so() {
+        for url in ["nonsense", "localhost:50051", "http://x y", ""] {
+            let error = Store::connect(url).unwrap_err().to_string();
+            assert!(error.contains("--store") && error.contains("no URL"), "{error}");
+        }
+        assert!(Store::connect("http://localhost:50051").is_ok());
     }
 }
