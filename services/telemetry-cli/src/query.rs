@@ -72,7 +72,14 @@ fn device(device: v1::Device) -> Row {
         ("first_seen", output::time(device.first_seen)),
         ("last_seen", output::time(device.last_seen)),
         ("last_heartbeat", output::time(device.last_heartbeat)),
+        ("clock_ahead_s", device.clock_skew.as_ref().map(seconds).into()),
     ]
+}
+
+fn seconds(duration: &prost_types::Duration) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "people read it")]
+    let seconds = duration.seconds as f64;
+    seconds + f64::from(duration.nanos) / 1e9
 }
 
 pub(crate) async fn metrics(
