@@ -49,3 +49,6 @@ COMMENT ON COLUMN quarantine.partial IS 'whether the rest of the message was sto
 
 -- How far a device's wall clock was ahead of ours when it last told one.
 ALTER TABLE devices ADD COLUMN clock_skew_us bigint;
+
+-- The lowest uptime seen of a boot: below it there is nothing that could have come again.
+ALTER TABLE device_boots ADD COLUMN first_uptime_ms bigint NOT NULL DEFAULT 0;

@@ -36,3 +36,6 @@ CREATE TABLE quarantine (
 ) STRICT;
 
 ALTER TABLE devices ADD COLUMN clock_skew_us INTEGER;
+
+-- The lowest uptime seen of a boot: below it there is nothing that could have come again.
+ALTER TABLE device_boots ADD COLUMN first_uptime_ms INTEGER NOT NULL DEFAULT 0;

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use prost::Message as _;
 use telemetry_model::{
-    Cursor, DeviceClock, DeviceId, Event, EventKind, Measurement, Message, MetricName, Partition,
-    Reading, Refusal, Sample, StoredEvent, TimeSource, Timestamp, Value,
+    Cursor, Device, DeviceClock, DeviceId, Event, EventKind, Measurement, Message, MetricName,
+    Partition, Reading, Refusal, Sample, StoredEvent, TimeSource, Timestamp, Value,
 };
 
 use super::*;
@@ -146,4 +146,19 @@ fn what_is_malformed_is_named() {
     let odd = prost_types::Timestamp { seconds: 0, nanos: -1 };
     assert_eq!(timestamp("end_time", odd).unwrap_err().field, "end_time");
     assert_eq!(duration("bucket_width", None).unwrap_err().field, "bucket_width");
+}
+
+#[test]
+fn a_clock_that_is_behind_is_negative_in_both_parts() {
+    let wire = |clock_skew_us| {
+        let (first_seen, last_seen) = (Timestamp::EPOCH, Timestamp::EPOCH);
+        let id = device();
+        let device = Device { id, first_seen, last_seen, last_heartbeat: None, clock_skew_us };
+        v1::Device::from(device).clock_skew
+    };
+    assert_eq!(wire(None), None);
+    let parts = wire(Some(-1_500_000)).unwrap();
+    assert_eq!((parts.seconds, parts.nanos), (-1, -500_000_000));
+    let parts = wire(Some(3_600_000_001)).unwrap();
+    assert_eq!((parts.seconds, parts.nanos), (3600, 1000));
 }

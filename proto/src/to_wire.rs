@@ -110,6 +110,7 @@ impl From<Device> for v1::Device {
             first_seen: Some(wire_timestamp(device.first_seen)),
             last_seen: Some(wire_timestamp(device.last_seen)),
             last_heartbeat: device.last_heartbeat.map(wire_timestamp),
+            clock_skew: device.clock_skew_us.map(wire_duration),
         }
     }
 }
@@ -150,6 +151,14 @@ impl From<TimeSource> for v1::TimeSource {
             TimeSource::Uptime => Self::Uptime,
             TimeSource::Received => Self::Received,
         }
+    }
+}
+
+/// A length of time in microseconds, which may be negative; then so are both parts.
+fn wire_duration(micros: i64) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: micros / 1_000_000,
+        nanos: i32::try_from(micros % 1_000_000 * 1000).unwrap_or(0),
     }
 }
 

@@ -7,6 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod command;
 mod connection;
 mod ledger;
 mod payloads;

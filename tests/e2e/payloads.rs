@@ -104,20 +104,20 @@ async fn every_sender(database: Database) -> anyhow::Result<()> {
 async fn firmware_uptime(database: Database) -> anyhow::Result<()> {
     let system = System::start(database).await?;
     let (client, device) = (system.client().await?, system.device());
-    // Two boots, the second of which passes the wrap of 2^32.
-    let uptimes =
-        [60_000_u32, 120_000, 180_000, 5_000, 65_000, 4_294_900_000, 4_294_960_000, 52_704];
+    // Hours of two boots, and ten minutes around the wrap of 2^32, played as fast as it goes.
+    let minutes = (1..=200_u32).chain(1..=20).map(|minute| minute * 60_000);
+    let wrap = (1..=10_u32).map(|minute| (minute * 60_000).wrapping_sub(5 * 60_000));
     let mut lines = String::new();
-    for (value, uptime) in uptimes.iter().enumerate() {
+    for (value, uptime) in minutes.chain(wrap).enumerate() {
         lines += &format!("{{\"timestamp\":{uptime},\"soil_moisture\":{value}}}\n");
     }
-    for _ in 0..2 {
+    for _ in 0..3 {
         device.publish_lines("devices/esp/telemetry", 1, &lines)?;
     }
-    device.publish("devices/esp/telemetry", 1, br#"{"timestamp":112704,"soil_moisture":8}"#)?;
-    let readings = client.readings_come("esp", 9).await?;
+    device.publish("devices/esp/telemetry", 1, br#"{"timestamp":360000,"soil_moisture":230}"#)?;
+    let readings = client.readings_come("esp", 231).await?;
     let values: Vec<_> = readings.iter().map(|reading| reading.value.clone()).collect();
-    let expected: Vec<_> = (0..9).map(|value| Some(Value::Integer(value))).collect();
+    let expected: Vec<_> = (0..231).map(|value| Some(Value::Integer(value))).collect();
     ensure!(values == expected, "in the order of sending, once each: {readings:?}");
     ensure!(readings.is_sorted_by(|a, b| micros(a) < micros(b)), "{readings:?}");
     ensure!(readings.iter().all(|reading| reading.time_source() == TimeSource::Uptime));

@@ -118,4 +118,6 @@ pub struct Device {
     pub last_seen: Timestamp,
     /// When its newest heartbeat was received.
     pub last_heartbeat: Option<Timestamp>,
+    /// How many microseconds its wall clock was ahead of the time of receipt when it last told one.
+    pub clock_skew_us: Option<i64>,
 }

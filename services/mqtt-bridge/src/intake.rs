@@ -18,6 +18,9 @@ pub(crate) const MAX_MESSAGE_BYTES: usize = 3 * 1024 * 1024;
 /// half bad. Long keys around many values can weigh more.
 const MAX_EVENT_BYTES: usize = MAX_MESSAGE_BYTES - 1024 * 1024 - 128 * 1024;
 
+/// A clock that goes back by less than this is waited for; by more, it was set, and is followed.
+const MAX_SET_BACK: Duration = Duration::from_secs(10);
+
 /// Reads a payload.
 pub(crate) type Decoder = fn(EventKind, &[u8]) -> Result<Decoded, Rejected>;
 
@@ -108,9 +111,12 @@ struct Stamp {
 
 impl Stamp {
     /// Now; but no two messages share an instant, nor do samples without a time of their own, which
-    /// get the microseconds after it.
+    /// get the microseconds after it. Only a clock that is set back can say an instant twice, to the
+    /// microsecond.
     fn next(&mut self, samples: usize) -> Timestamp {
-        let received = self.clock.now().max(self.last.plus(Duration::from_micros(1)));
+        let (now, next) = (self.clock.now(), self.last.plus(Duration::from_micros(1)));
+        let is_set_back = now.plus(MAX_SET_BACK) < next;
+        let received = if is_set_back { now } else { now.max(next) };
         let more = u64::try_from(samples.saturating_sub(1)).unwrap_or(u64::MAX);
         self.last = received.plus(Duration::from_micros(more));
         received
@@ -153,6 +159,9 @@ mod tests {
         assert_eq!(received(br#"{"t":1}"#), 5, "a clock that is set back");
         clock.set(at(NOON + 1_000_000));
         assert_eq!(received(br#"{"t":1}"#), 1_000_000);
+        clock.set(at(NOON - 10_000_000));
+        assert_eq!(received(br#"{"t":1}"#), -10_000_000, "a clock that is set back by much");
+        assert_eq!(received(br#"{"t":1}"#), -9_999_999);
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! A client of the telemetry store for people and pipes, and a simulator of devices.
 
+mod diagnostics;
 mod output;
 mod query;
 pub mod simulate;
@@ -51,6 +52,11 @@ enum Command {
     Readings(query::ReadingsArgs),
     /// Summarize a metric of a device in buckets.
     Summarize(query::SummarizeArgs),
+    /// Account for every message: what came, and what became of it.
+    Ledger,
+    /// Messages that could not be understood or stored.
+    #[command(subcommand)]
+    Quarantine(diagnostics::QuarantineCommand),
     /// Follow a device live, over disconnects.
     Watch(watch::WatchArgs),
     /// Pretend to be some devices.
@@ -71,6 +77,8 @@ pub async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> anyhow::Result<()> {
         Command::Latest { device } => query::latest(&store, device, &mut output).await,
         Command::Readings(args) => query::readings(&store, args, &mut output).await,
         Command::Summarize(args) => query::summarize(&store, args, &mut output).await,
+        Command::Ledger => diagnostics::ledger(&store, &mut output).await,
+        Command::Quarantine(command) => diagnostics::quarantine(&store, command, &mut output).await,
         Command::Watch(args) => watch::watch(&store, args, &mut output).await,
         Command::Simulate(_) => Ok(()),
     }

@@ -1,4 +1,5 @@
 //! The commands that ask once.
+#![expect(clippy::print_stderr, reason = "says on standard error what is not output")]
 
 use std::time::Duration;
 
@@ -71,7 +72,14 @@ fn device(device: v1::Device) -> Row {
         ("first_seen", output::time(device.first_seen)),
         ("last_seen", output::time(device.last_seen)),
         ("last_heartbeat", output::time(device.last_heartbeat)),
+        ("clock_ahead_s", device.clock_skew.as_ref().map(seconds).into()),
     ]
+}
+
+fn seconds(duration: &prost_types::Duration) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "people read it")]
+    let seconds = duration.seconds as f64;
+    seconds + f64::from(duration.nanos) / 1e9
 }
 
 pub(crate) async fn metrics(
@@ -120,9 +128,11 @@ pub(crate) async fn readings(
         output.rows(page.readings.into_iter().map(output::reading).collect())?;
         request.page_token = page.next_page_token;
         if request.page_token.is_empty() {
-            break;
+            return Ok(());
         }
     }
+    let (limit, end) = (args.limit, if args.newest { "newest" } else { "oldest" });
+    eprintln!("there are more than these {limit} {end} readings: see --limit, --newest, --since");
     Ok(())
 }
 

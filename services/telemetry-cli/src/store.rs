@@ -1,7 +1,8 @@
 //! The store as the commands see it, with errors that say what to do.
 
 use telemetry_proto::v1::{
-    query_service_client::QueryServiceClient, watch_service_client::WatchServiceClient,
+    diagnostics_service_client::DiagnosticsServiceClient, query_service_client::QueryServiceClient,
+    watch_service_client::WatchServiceClient,
 };
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt;
@@ -15,13 +16,20 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) fn connect(url: &str) -> anyhow::Result<Self> {
-        let channel = service_kit::channel::connect(url)
-            .map_err(|_| anyhow::anyhow!("--store {url:?} is not a URL like http://host:50051"))?;
+        let no_url =
+            || anyhow::anyhow!("--store (STORE_URL) {url:?} is no URL like http://host:50051");
+        anyhow::ensure!(url.starts_with("http://") || url.starts_with("https://"), no_url());
+        let channel = service_kit::channel::connect(url).map_err(|_| no_url())?;
         Ok(Self { url: url.to_owned(), channel })
     }
 
     pub(crate) fn query(&self) -> QueryServiceClient<Channel> {
         QueryServiceClient::new(self.channel.clone()).max_decoding_message_size(64 * 1024 * 1024)
+    }
+
+    pub(crate) fn diagnostics(&self) -> DiagnosticsServiceClient<Channel> {
+        DiagnosticsServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(64 * 1024 * 1024)
     }
 
     pub(crate) fn watch(&self) -> WatchServiceClient<Channel> {
@@ -40,5 +48,19 @@ impl Store {
             }
             code => anyhow::anyhow!("the store at {url} says: {message} ({code:?})"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_no_url_is_said_so() {
+        for url in ["nonsense", "localhost:50051", "http://x y", ""] {
+            let error = Store::connect(url).unwrap_err().to_string();
+            assert!(error.contains("--store") && error.contains("no URL"), "{error}");
+        }
+        assert!(Store::connect("http://localhost:50051").is_ok());
     }
 }

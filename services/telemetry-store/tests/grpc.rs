@@ -127,6 +127,7 @@ async fn bad_requests_name_the_field() {
     for (request, field) in [
         (v1::ListReadingsRequest { device_id: "a/b".into(), ..readings.clone() }, "device_id"),
         (v1::ListReadingsRequest { page_size: -1, ..readings.clone() }, "page_size"),
+        (v1::ListReadingsRequest { order: 3, ..readings.clone() }, "order"),
         (v1::ListReadingsRequest { page_token: "x".into(), ..readings.clone() }, "page_token"),
         (
             v1::ListReadingsRequest { metrics: vec![String::new()], ..readings.clone() },
@@ -201,6 +202,26 @@ async fn watches_end_as_unavailable_and_expired_cursors_name_the_range() {
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.get_details_retry_info().is_some());
     assert!(store.tasks.drained().await);
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_be_opened_is_named_with_what_to_do() {
+    let folder = TempDir::new().unwrap();
+    let missing = format!("sqlite://{}/none/telemetry.db", folder.path().display());
+    for (url, what) in [
+        ("nonsense", "must begin with"),
+        (missing.as_str(), "the path"),
+        ("postgres://x:y@localhost:1/x", "check the host and the port"),
+    ] {
+        let cli = Cli::try_parse_from(["x", "--database-url", url, "--listen", "127.0.0.1:0"]);
+        let settings = cli.unwrap().settings;
+        let migrated = telemetry_store::storage::migrate(&settings.database.url().unwrap()).await;
+        let migrated = migrated.unwrap_err().to_string();
+        let served = Server::bind(settings).await.unwrap_err().to_string();
+        for error in [served, migrated] {
+            assert!(error.contains("DATABASE_URL") && error.contains(what), "{error}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -13,8 +13,11 @@ const MAX_MILLIS: u64 = MAX_SECONDS * 1000;
 const MAX_MICROS: u64 = MAX_MILLIS * 1000;
 /// Beyond, no unit makes a time of it.
 const MAX_FRACTIONAL: f64 = 1e19;
-/// A fractional number from here on is seconds since 1970 (2001 and later).
+/// A fractional number from here on is seconds since 1970 (2001 and later), then milliseconds, then
+/// something so fine that the fraction does not count.
 const MIN_FRACTIONAL_SECONDS: f64 = 1e9;
+const MAX_FRACTIONAL_SECONDS: f64 = 1e11;
+const MAX_FRACTIONAL_MILLIS: f64 = 1e14;
 
 /// What `value` says, or nothing if it cannot be understood.
 pub(super) fn clock(value: &Json) -> Option<DeviceClock> {
@@ -51,8 +54,13 @@ fn fractional(number: f64) -> Option<DeviceClock> {
     if !(0.0..MAX_FRACTIONAL).contains(&number) {
         return None;
     }
-    if (MIN_FRACTIONAL_SECONDS..1e11).contains(&number) {
-        let since_1970 = SignedDuration::try_from_secs_f64(number).ok()?;
+    let seconds = match number {
+        MIN_FRACTIONAL_SECONDS..MAX_FRACTIONAL_SECONDS => Some(number),
+        MAX_FRACTIONAL_SECONDS..MAX_FRACTIONAL_MILLIS => Some(number / 1000.0),
+        _ => None,
+    };
+    if let Some(seconds) = seconds {
+        let since_1970 = SignedDuration::try_from_secs_f64(seconds).ok()?;
         let time = Instant::from_duration(since_1970.round(Unit::Microsecond).ok()?).ok()?;
         return Some(DeviceClock::Wall(time.into()));
     }

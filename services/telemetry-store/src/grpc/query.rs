@@ -164,10 +164,7 @@ fn reading_query(request: &v1::ListReadingsRequest) -> Result<(ReadingQuery, usi
         device: device_id(&request.device_id)?,
         metrics: metric_names(&request.metrics)?,
         range: telemetry_proto::time_range(request.start_time, request.end_time)?,
-        order: match request.order() {
-            v1::Order::Unspecified | v1::Order::OldestFirst => Order::OldestFirst,
-            v1::Order::NewestFirst => Order::NewestFirst,
-        },
+        order: order(request.order)?,
         after: None,
         limit: page_size + 1,
     };
@@ -175,6 +172,17 @@ fn reading_query(request: &v1::ListReadingsRequest) -> Result<(ReadingQuery, usi
         query.after = Some(page_token::decode(&request.page_token, &query)?);
     }
     Ok((query, page_size))
+}
+
+fn order(number: i32) -> Result<Order> {
+    match v1::Order::try_from(number) {
+        Ok(v1::Order::Unspecified | v1::Order::OldestFirst) => Ok(Order::OldestFirst),
+        Ok(v1::Order::NewestFirst) => Ok(Order::NewestFirst),
+        Err(_) => {
+            let reason = format!("must be ORDER_OLDEST_FIRST or ORDER_NEWEST_FIRST, is {number}");
+            Err(Invalid::new("order", reason).into())
+        }
+    }
 }
 
 fn summary_query(request: &v1::SummarizeReadingsRequest) -> Result<SummaryQuery> {

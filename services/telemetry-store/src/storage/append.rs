@@ -23,7 +23,7 @@ use super::{
     last_seen::LastSeen,
     ledger::{self, Due, Entry},
     names::{Ids, Names},
-    placing::{self, Clocks},
+    placing::{self, BootChanges, Clocks},
     quarantine::{self, Kept, Room},
 };
 use crate::{
@@ -66,7 +66,7 @@ pub(super) trait AppendTx: Send {
     async fn lock_accounts(&mut self, processes: &[ProcessId]) -> Result<Vec<(ProcessId, u64)>>;
     /// Locks the heads of partitions, which are in order, and answers them.
     async fn lock_heads(&mut self, partitions: &[Partition]) -> Result<Vec<i64>>;
-    /// The newest boots of devices.
+    /// All known boots of devices.
     async fn boots(&mut self, devices: &[i32]) -> Result<Vec<(i32, Boot)>>;
     /// Those of these readings that are stored, with their values.
     async fn stored(&mut self, identities: &[Identity]) -> Result<HashMap<Identity, Value>>;
@@ -78,7 +78,7 @@ pub(super) trait AppendTx: Send {
     async fn save(
         &mut self,
         heads: &BTreeMap<Partition, i64>,
-        boots: &[(i32, Boot)],
+        boots: &BootChanges,
         device_metrics: &[(i32, i32)],
     ) -> Result<()>;
     /// Adds to the quarantine.
@@ -157,7 +157,7 @@ async fn store<T: AppendTx>(tx: &mut T, shared: &Shared, events: &[&Event]) -> R
     tx.insert_log(&log).await?;
     let pairs = rows.iter().map(|row| (row.identity.device, row.identity.metric));
     let pairs: Vec<_> = shared.names.unknown_pairs(pairs).into_iter().collect();
-    tx.save(&heads, &clocks.changed(), &pairs).await?;
+    tx.save(&heads, &clocks.changes(events), &pairs).await?;
     Ok(Stored { counts, too_old, partitions, pairs })
 }
 

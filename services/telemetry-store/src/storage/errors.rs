@@ -56,6 +56,20 @@ const SCHEMA: Class = Class::Unfit(
 const RIGHTS: Class =
     Class::Unfit("check the user and the password in DATABASE_URL, and what that user may do");
 
+const MISSING: Class = Class::Unfit("create the database that DATABASE_URL names");
+
+/// Who starts waits for nothing: what may pass by itself has to be looked into then.
+pub(super) fn at_start(error: Error) -> Error {
+    match error {
+        Error::Unavailable(cause) => Error::Unfit {
+            cause,
+            fix: "check the host and the port in DATABASE_URL, or the path, and that the \
+                  database runs",
+        },
+        other => other,
+    }
+}
+
 /// By a SQLSTATE, or by SQLite's result code.
 fn classify(code: &str) -> Class {
     // A SQLSTATE has five characters, a result code of SQLite has fewer.
@@ -74,14 +88,16 @@ fn classify(code: &str) -> Class {
     match code {
         // serialization failure, deadlock, lock not available, idle in a transaction
         "40001" | "40P01" | "55P03" | "25P03"
-        // cancelled (a timeout), shutting down, crashed, starting up
-        | "57014" | "57P01" | "57P02" | "57P03" => Class::MayPass,
+        // cancelled (a timeout), shutting down, crashed, starting up; not accepting connections
+        | "57014" | "57P01" | "57P02" | "57P03" | "55000" => Class::MayPass,
         "53100" => FULL,
         "25006" => READ_ONLY,
         // undefined table, column, function; undefined file (a library)
         "42P01" | "42703" | "42883" | "58P01" => SCHEMA,
-        // insufficient privilege; no such database
-        "42501" | "3D000" => RIGHTS,
+        // insufficient privilege
+        "42501" => RIGHTS,
+        // no such database
+        "3D000" => MISSING,
         _ => match code.get(..2) {
             // connection exceptions, insufficient resources
             Some("08" | "53") => Class::MayPass,
@@ -109,7 +125,8 @@ mod tests {
 
     #[test]
     fn each_failure_asks_for_something() {
-        for code in ["57P01", "53300", "55P03", "08006", "40P01", "57014", "10", "778", "5", "517"]
+        for code in
+            ["57P01", "53300", "55P03", "08006", "40P01", "57014", "55000", "10", "778", "5", "517"]
         {
             assert_eq!(classify(code), Class::MayPass, "{code}");
         }
@@ -122,6 +139,7 @@ mod tests {
             ("42883", SCHEMA),
             ("28P01", RIGHTS),
             ("42501", RIGHTS),
+            ("3D000", MISSING),
         ] {
             assert_eq!(classify(code), class, "{code}");
         }

@@ -1,16 +1,33 @@
-//! When devices were last heard of: noted in memory at each commit, written every few seconds.
+//! When devices were last heard of, and how far their clocks are ahead: noted in memory at each
+//! commit, written every few seconds.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use telemetry_model::{Device, DeviceId, Event, EventKind, Timestamp};
+use telemetry_model::{Device, DeviceClock, DeviceId, Event, EventKind, Timestamp};
+
+use crate::clock_repair::MAX_AHEAD;
+
+/// How often a device is warned of.
+const WARN_EVERY: Duration = Duration::from_hours(1);
+/// Of how many devices within that time, so that the list of them is bounded.
+const MAX_WARNED: usize = 1000;
 
 /// The notes not yet in the database.
 #[derive(Debug, Default)]
 pub(super) struct LastSeen {
     notes: Mutex<HashMap<DeviceId, Note>>,
+    warned: Mutex<Warned>,
+}
+
+/// The devices that were warned of within the hour.
+#[derive(Debug, Default)]
+struct Warned {
+    until: Option<Timestamp>,
+    devices: HashSet<DeviceId>,
 }
 
 /// What is to be written of a device.
@@ -18,6 +35,30 @@ pub(super) struct LastSeen {
 pub(super) struct Note {
     pub(super) seen: Timestamp,
     pub(super) heartbeat: Option<Timestamp>,
+    skew: Option<Skew>,
+}
+
+impl Note {
+    /// How many microseconds the device's wall clock was ahead when it last told a time.
+    pub(super) fn skew_us(&self) -> Option<i64> {
+        self.skew.map(|skew| skew.ahead_us)
+    }
+}
+
+/// What a device's wall clock said against ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Skew {
+    received: Timestamp,
+    ahead_us: i64,
+}
+
+impl Skew {
+    /// By the last sample, the one that was measured last.
+    fn of(event: &Event) -> Option<Self> {
+        let DeviceClock::Wall(time) = event.samples.last()?.clock else { return None };
+        let received = event.received;
+        Some(Self { received, ahead_us: time.micros() - received.micros() })
+    }
 }
 
 impl LastSeen {
@@ -25,7 +66,7 @@ impl LastSeen {
     pub(super) fn note(&self, events: &[&Event]) {
         let mut notes = self.notes();
         for event in events {
-            let new = Note { seen: event.received, heartbeat: None };
+            let new = Note { seen: event.received, heartbeat: None, skew: None };
             let note = match notes.get_mut(&event.device) {
                 Some(note) => note,
                 None => notes.entry(event.device.clone()).or_insert(new),
@@ -34,6 +75,27 @@ impl LastSeen {
             if event.kind == EventKind::Heartbeat {
                 note.heartbeat = note.heartbeat.max(Some(event.received));
             }
+            if let Some(skew) = Skew::of(event) {
+                if note.skew.is_none_or(|last| last.received <= skew.received) {
+                    note.skew = Some(skew);
+                }
+                self.warn(&event.device, skew);
+            }
+        }
+    }
+
+    /// Warns of a clock that is not believed.
+    fn warn(&self, device: &DeviceId, Skew { received, ahead_us }: Skew) {
+        if Duration::from_micros(u64::try_from(ahead_us).unwrap_or(0)) <= MAX_AHEAD {
+            return;
+        }
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.until.is_none_or(|until| received > until) {
+            *warned = Warned { until: Some(received.plus(WARN_EVERY)), devices: HashSet::new() };
+        }
+        if warned.devices.len() < MAX_WARNED && warned.devices.insert(device.clone()) {
+            let ahead_s = ahead_us / 1_000_000;
+            tracing::warn!(%device, ahead_s, "device clock is too far ahead to be believed");
         }
     }
 
@@ -42,6 +104,7 @@ impl LastSeen {
         if let Some(note) = self.notes().get(&device.id) {
             device.last_seen = device.last_seen.max(note.seen);
             device.last_heartbeat = device.last_heartbeat.max(note.heartbeat);
+            device.clock_skew_us = note.skew_us().or(device.clock_skew_us);
         }
         device
     }

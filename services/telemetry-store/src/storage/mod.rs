@@ -85,20 +85,24 @@ pub async fn open(
     policy: Policy,
     background: &Lifecycle,
 ) -> Result<Arc<dyn Storage>> {
-    let storage: Arc<dyn Storage> = match Backend::of(url)? {
-        Backend::Postgres(url) => Arc::new(Postgres::open(url, policy, background).await?),
-        Backend::Sqlite(url) => Arc::new(Sqlite::open(url, policy).await?),
+    let opening = async {
+        let storage: Arc<dyn Storage> = match Backend::of(url)? {
+            Backend::Postgres(url) => Arc::new(Postgres::open(url, policy, background).await?),
+            Backend::Sqlite(url) => Arc::new(Sqlite::open(url, policy).await?),
+        };
+        storage.measure_quarantine().await?;
+        Ok(storage)
     };
-    storage.measure_quarantine().await?;
-    Ok(storage)
+    opening.await.map_err(errors::at_start)
 }
 
 /// Brings the database at `url` to this version's schema. Several at once wait for each other.
 pub async fn migrate(url: &SecretString) -> Result<()> {
-    match Backend::of(url)? {
+    let migrated = match Backend::of(url)? {
         Backend::Postgres(url) => Postgres::migrate(url).await,
         Backend::Sqlite(url) => Sqlite::migrate(url).await,
-    }
+    };
+    migrated.map_err(errors::at_start)
 }
 
 /// A place that keeps devices, readings and the log of events.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use telemetry_model::{EventKind, Value};
+use telemetry_model::{DeviceClock, EventKind, Value};
 use tokio::time::timeout;
 
 use super::{Fresh, POLICY, all, at, device, heartbeat, on_each_backend, sample, telemetry};
@@ -19,6 +19,7 @@ on_each_backend!(
     large_events,
     names_survive_a_restart,
     last_seen,
+    how_far_clocks_are_ahead,
     other_processes_hear_of_commits,
 );
 
@@ -125,7 +126,7 @@ async fn last_seen(fresh: &mut Fresh) {
         telemetry("fern-1", 0, &[("t", Value::Integer(1))]),
         heartbeat("fern-1", 50, vec![]),
         telemetry("fern-1", 10, &[("t", Value::Integer(2))]),
-        heartbeat("moss-1", 7, vec![sample(telemetry_model::DeviceClock::None, &[])]),
+        heartbeat("moss-1", 7, vec![sample(DeviceClock::None, &[])]),
     ];
     fresh.storage.append_events(&events).await.unwrap();
     for _ in 0..2 {
@@ -145,6 +146,36 @@ async fn last_seen(fresh: &mut Fresh) {
     }
     assert_eq!(events[1].kind, EventKind::Heartbeat);
     assert_eq!(fresh.storage.device(&device("nobody")).await.unwrap(), None);
+}
+
+async fn how_far_clocks_are_ahead(fresh: &mut Fresh) {
+    let told = |seconds: i64, clocks: &[DeviceClock]| {
+        let sample = |clock: &DeviceClock| sample(*clock, &[("t", Value::Integer(seconds))]);
+        heartbeat("fern-1", seconds, clocks.iter().map(sample).collect())
+    };
+    let skew = async |fresh: &Fresh| {
+        fresh.storage.device(&device("fern-1")).await.unwrap().unwrap().clock_skew_us
+    };
+    for (event, expected) in [
+        (told(0, &[DeviceClock::None]), None),
+        (told(1, &[DeviceClock::Counter(5)]), None),
+        (told(2, &[DeviceClock::Wall(at(4))]), Some(2_000_000)),
+        (told(3, &[]), Some(2_000_000)),
+        // Not believed; then late, or behind.
+        (told(4, &[DeviceClock::Wall(at(4 + 3600))]), Some(3_600_000_000)),
+        (telemetry("fern-1", 5, &[("t", Value::Integer(1))]), Some(-1_000_000)),
+        (told(9, &[DeviceClock::None]), Some(-1_000_000)),
+    ] {
+        fresh.storage.append_events(&[event]).await.unwrap();
+        assert_eq!(skew(fresh).await, expected);
+        fresh.storage.flush_devices().await.unwrap();
+        fresh.reopen().await;
+        assert_eq!(skew(fresh).await, expected);
+    }
+    // What was received last counts, in whatever order it comes.
+    let events = [told(20, &[DeviceClock::Wall(at(21))]), told(19, &[DeviceClock::Wall(at(25))])];
+    fresh.storage.append_events(&events).await.unwrap();
+    assert_eq!(skew(fresh).await, Some(1_000_000));
 }
 
 async fn other_processes_hear_of_commits(fresh: &mut Fresh) {

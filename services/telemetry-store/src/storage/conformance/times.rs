@@ -1,5 +1,8 @@
 //! When readings are said to have been measured.
 
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection, SqliteConnection};
 use telemetry_model::{DeviceClock, Event, EventKind, TimeSource, Timestamp, Value};
 
 use super::{Fresh, all, at, device, on_each_backend, sample};
@@ -13,6 +16,9 @@ on_each_backend!(
     uptime_sent_twice_in_a_batch_is_once,
     a_boot_is_decided_once_for_all_processes,
     counts_that_are_seconds,
+    lives_played_fast_thrice_are_stored_once,
+    a_reboot_in_a_late_backlog,
+    boots_that_are_over_are_forgotten,
 );
 
 fn event(received: Timestamp, clocks: &[DeviceClock], value: i64) -> Event {
@@ -133,4 +139,73 @@ async fn counts_that_are_seconds(fresh: &mut Fresh) {
         .await
         .unwrap();
     assert_eq!(times(fresh).await, [(at(0), TimeSource::Device)]);
+    let ahead = DeviceClock::Counter(seconds + 3600);
+    fresh.storage.append_events(&[event(at(11), &[ahead], 2)]).await.unwrap();
+    assert_eq!(times(fresh).await[1], (at(11), TimeSource::Received));
+}
+
+/// Two devices, each with a run of 40 minutes, one of 5, and one that passes the wrap, within a
+/// second; all of it three times.
+async fn lives_played_fast_thrice_are_stored_once(fresh: &mut Fresh) {
+    let minutes = (1..=40_u32).chain(1..=5).map(|minute| minute * 60_000);
+    let wrap = (1..=10_u32).map(|minute| (minute * 60_000).wrapping_sub(300_000));
+    let counts: Vec<_> = minutes.chain(wrap).collect();
+    for size in [1, 7, 1000] {
+        let devices = ["a", "b"].map(|name| device(&format!("{name}-{size}")));
+        let mut events = Vec::new();
+        for _ in 0..3 {
+            for (count, value) in counts.iter().zip(0..) {
+                for device in &devices {
+                    let received = at(0).plus(Duration::from_millis(events.len() as u64));
+                    let event = event(received, &[DeviceClock::Counter(*count)], value);
+                    events.push(Event { device: device.clone(), ..event });
+                }
+            }
+        }
+        for batch in events.chunks(size) {
+            fresh.storage.append_events(batch).await.unwrap();
+        }
+        for device in &devices {
+            let readings = all(&fresh.storage, device.as_str()).await;
+            let values: Vec<_> = readings.iter().map(|reading| reading.value.clone()).collect();
+            let expected = (0..55).map(Value::Integer).collect::<Vec<_>>();
+            assert_eq!(values, expected, "in batches of {size}");
+            assert!(readings.iter().all(|reading| reading.time_source == TimeSource::Uptime));
+            assert!(readings.iter().all(|r| r.time > at(-DAY) && r.time < at(60)), "{readings:?}");
+        }
+    }
+}
+
+/// An hour by the minute, of which the last 40 came late, after a reboot in the middle.
+async fn a_reboot_in_a_late_backlog(fresh: &mut Fresh) {
+    let message = |minute: u32, seconds| {
+        let uptime = if minute <= 30 { minute * 60_000 } else { (minute - 30) * 60_000 - 5000 };
+        event(at(seconds), &[DeviceClock::Counter(uptime)], i64::from(minute))
+    };
+    for minute in 1..=20 {
+        fresh.storage.append_events(&[message(minute, i64::from(minute) * 60)]).await.unwrap();
+    }
+    let late: Vec<_> = (21..=60).map(|minute| message(minute, 3600)).collect();
+    for _ in 0..2 {
+        fresh.storage.append_events(&late).await.unwrap();
+        let expected: Vec<_> =
+            (1..=60).map(|minute| (at(minute * 60), TimeSource::Uptime)).collect();
+        assert_eq!(times(fresh).await, expected);
+    }
+}
+
+async fn boots_that_are_over_are_forgotten(fresh: &mut Fresh) {
+    for hour in 0..30 {
+        let event = event(at(hour * 3600), &[DeviceClock::Counter(5000)], hour);
+        fresh.storage.append_events(&[event]).await.unwrap();
+    }
+    let boots = "SELECT count(*) FROM device_boots";
+    let boots: i64 = if fresh.database.is_some() {
+        let mut connection = PgConnection::connect(fresh.database_url()).await.unwrap();
+        sqlx::query_scalar(boots).fetch_one(&mut connection).await.unwrap()
+    } else {
+        let mut connection = SqliteConnection::connect(fresh.database_url()).await.unwrap();
+        sqlx::query_scalar(boots).fetch_one(&mut connection).await.unwrap()
+    };
+    assert_eq!(boots, 26);
 }

@@ -110,14 +110,15 @@ impl Postgres {
 /// (An update alone locks in the order of its plan, whatever the order of the array.)
 const FLUSH: &str = "
     WITH known AS (
-        SELECT devices.id, new.seen, new.heartbeat
-        FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[])
-             AS new (device_id, seen, heartbeat)
+        SELECT devices.id, new.seen, new.heartbeat, new.skew
+        FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[], $4::bigint[])
+             AS new (device_id, seen, heartbeat, skew)
         JOIN devices USING (device_id)
         ORDER BY devices.id FOR UPDATE OF devices
     )
     UPDATE devices SET last_seen = greatest(devices.last_seen, known.seen),
-           last_heartbeat = greatest(devices.last_heartbeat, known.heartbeat)
+           last_heartbeat = greatest(devices.last_heartbeat, known.heartbeat),
+           clock_skew_us = coalesce(known.skew, devices.clock_skew_us)
     FROM known WHERE devices.id = known.id";
 
 #[async_trait]
@@ -209,6 +210,7 @@ impl Storage for Postgres {
             .bind(ids)
             .bind(seen)
             .bind(heartbeats.collect::<Vec<_>>())
+            .bind(notes.iter().map(|(_, note)| note.skew_us()).collect::<Vec<_>>())
             .execute(&self.pool)
             .await?;
         self.shared.last_seen.written(&notes);

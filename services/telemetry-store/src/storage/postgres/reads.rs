@@ -63,6 +63,7 @@ struct DeviceRow {
     first_seen: Micros,
     last_seen: Micros,
     last_heartbeat: Option<Micros>,
+    clock_skew_us: Option<i64>,
 }
 
 impl TryFrom<DeviceRow> for Device {
@@ -74,13 +75,15 @@ impl TryFrom<DeviceRow> for Device {
             first_seen: rows::timestamp(row.first_seen.0)?,
             last_seen: rows::timestamp(row.last_seen.0)?,
             last_heartbeat: row.last_heartbeat.map(|time| rows::timestamp(time.0)).transpose()?,
+            clock_skew_us: row.clock_skew_us,
         })
     }
 }
 
 pub(super) async fn device(pool: &PgPool, device: &DeviceId) -> Result<Option<Device>> {
     let row: Option<DeviceRow> = sqlx::query_as(
-        "SELECT device_id, first_seen, last_seen, last_heartbeat FROM devices WHERE device_id = $1",
+        "SELECT device_id, first_seen, last_seen, last_heartbeat, clock_skew_us FROM devices
+         WHERE device_id = $1",
     )
     .bind(device.as_str())
     .fetch_optional(pool)
@@ -94,7 +97,7 @@ pub(super) async fn devices(
     limit: usize,
 ) -> Result<Vec<Device>> {
     let rows: Vec<DeviceRow> = sqlx::query_as(
-        "SELECT device_id, first_seen, last_seen, last_heartbeat FROM devices
+        "SELECT device_id, first_seen, last_seen, last_heartbeat, clock_skew_us FROM devices
          WHERE device_id COLLATE \"C\" > $1 ORDER BY device_id COLLATE \"C\" LIMIT $2",
     )
     .bind(after.map_or("", DeviceId::as_str))

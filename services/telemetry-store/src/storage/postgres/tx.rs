@@ -13,6 +13,7 @@ use crate::{
     storage::{
         append::{AppendTx, Identity, LogRow, Row},
         ledger::Entry,
+        placing::BootChanges,
         quarantine::Kept,
         rows::{self, ValueColumns},
     },
@@ -34,6 +35,27 @@ impl<'a> PgTx<'a> {
     pub(super) async fn begin(pool: &PgPool, instance: &'a str) -> Result<Self> {
         Ok(Self { tx: pool.begin().await?, instance })
     }
+
+    async fn save_boots(&mut self, BootChanges { saved, gone }: &BootChanges) -> Result<()> {
+        if !saved.is_empty() {
+            sqlx::query(SAVE_BOOTS)
+                .bind(saved.iter().map(|(device, _)| *device).collect::<Vec<_>>())
+                .bind(saved.iter().map(|(_, b)| b.number).collect::<Vec<_>>())
+                .bind(saved.iter().map(|(_, b)| Micros(b.booted.micros())).collect::<Vec<_>>())
+                .bind(saved.iter().map(|(_, b)| b.first_uptime_ms).collect::<Vec<_>>())
+                .bind(saved.iter().map(|(_, b)| b.last_uptime_ms).collect::<Vec<_>>())
+                .execute(&mut *self.tx)
+                .await?;
+        }
+        if !gone.is_empty() {
+            sqlx::query(FORGET_BOOTS)
+                .bind(gone.iter().map(|(device, _)| *device).collect::<Vec<_>>())
+                .bind(gone.iter().map(|(_, number)| *number).collect::<Vec<_>>())
+                .execute(&mut *self.tx)
+                .await?;
+        }
+        Ok(())
+    }
 }
 
 #[derive(FromRow)]
@@ -54,18 +76,18 @@ const STORED: &str = "
     JOIN readings r USING (device_id, metric_id, time)
     WHERE r.time BETWEEN $4 AND $5";
 
+const BOOTS: &str = "
+    SELECT device_id, boot, booted, first_uptime_ms, last_uptime_ms
+    FROM device_boots WHERE device_id = ANY($1)";
+
 const SAVE_BOOTS: &str = "
-    INSERT INTO device_boots (device_id, boot, booted, last_uptime_ms)
-    SELECT * FROM unnest($1::integer[], $2::integer[], $3::timestamptz[], $4::bigint[])
+    INSERT INTO device_boots (device_id, boot, booted, first_uptime_ms, last_uptime_ms)
+    SELECT * FROM unnest($1::integer[], $2::integer[], $3::timestamptz[], $4::bigint[], $5::bigint[])
     ON CONFLICT (device_id, boot) DO UPDATE SET last_uptime_ms = excluded.last_uptime_ms";
 
-/// The newest boots: more are never needed to place a message that waited a day.
-const BOOTS: &str = "
-    SELECT device_id, boot, booted, last_uptime_ms
-    FROM unnest($1::integer[]) AS asked (id)
-    CROSS JOIN LATERAL (
-        SELECT * FROM device_boots WHERE device_id = asked.id ORDER BY boot DESC LIMIT 8
-    ) AS newest";
+const FORGET_BOOTS: &str = "
+    DELETE FROM device_boots USING unnest($1::integer[], $2::integer[]) AS gone (device, number)
+    WHERE device_id = gone.device AND boot = gone.number";
 
 #[async_trait]
 impl AppendTx for PgTx<'_> {
@@ -88,10 +110,11 @@ impl AppendTx for PgTx<'_> {
     }
 
     async fn boots(&mut self, devices: &[i32]) -> Result<Vec<(i32, Boot)>> {
-        let boots: Vec<(i32, i32, Micros, i64)> =
+        let boots: Vec<(i32, i32, Micros, i64, i64)> =
             sqlx::query_as(BOOTS).bind(devices).fetch_all(&mut *self.tx).await?;
-        let boot = |(device, number, Micros(booted), last_uptime_ms)| {
-            Ok((device, Boot { number, booted: rows::timestamp(booted)?, last_uptime_ms }))
+        let boot = |(device, number, Micros(booted), first_uptime_ms, last_uptime_ms)| {
+            let booted = rows::timestamp(booted)?;
+            Ok((device, Boot { number, booted, first_uptime_ms, last_uptime_ms }))
         };
         boots.into_iter().map(boot).collect()
     }
@@ -160,7 +183,7 @@ impl AppendTx for PgTx<'_> {
     async fn save(
         &mut self,
         heads: &BTreeMap<Partition, i64>,
-        boots: &[(i32, Boot)],
+        boots: &BootChanges,
         device_metrics: &[(i32, i32)],
     ) -> Result<()> {
         sqlx::query(
@@ -172,15 +195,7 @@ impl AppendTx for PgTx<'_> {
         .bind(heads.values().copied().collect::<Vec<_>>())
         .execute(&mut *self.tx)
         .await?;
-        if !boots.is_empty() {
-            sqlx::query(SAVE_BOOTS)
-                .bind(boots.iter().map(|(device, _)| *device).collect::<Vec<_>>())
-                .bind(boots.iter().map(|(_, b)| b.number).collect::<Vec<_>>())
-                .bind(boots.iter().map(|(_, b)| Micros(b.booted.micros())).collect::<Vec<_>>())
-                .bind(boots.iter().map(|(_, b)| b.last_uptime_ms).collect::<Vec<_>>())
-                .execute(&mut *self.tx)
-                .await?;
-        }
+        self.save_boots(boots).await?;
         if !device_metrics.is_empty() {
             sqlx::query(
                 "INSERT INTO device_metrics (device_id, metric_id)

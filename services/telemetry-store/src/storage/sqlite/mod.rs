@@ -191,15 +191,17 @@ impl Storage for Sqlite {
         let notes = self.shared.last_seen.pending();
         let mut tx = self.writer.begin().await?;
         for chunk in notes.chunks(1000) {
-            let mut update = QueryBuilder::<Db>::new("WITH new (id, seen, heartbeat) AS (");
+            let mut update = QueryBuilder::<Db>::new("WITH new (id, seen, heartbeat, skew) AS (");
             update.push_values(chunk, |mut row, (id, note)| {
                 let heartbeat = note.heartbeat.map(Timestamp::micros);
                 row.push_bind(id.as_str()).push_bind(note.seen.micros()).push_bind(heartbeat);
+                row.push_bind(note.skew_us());
             });
             update.push(
                 ") UPDATE devices SET last_seen = max(last_seen, new.seen),
                    last_heartbeat = max(coalesce(last_heartbeat, new.heartbeat),
-                                        coalesce(new.heartbeat, last_heartbeat))
+                                        coalesce(new.heartbeat, last_heartbeat)),
+                   clock_skew_us = coalesce(new.skew, clock_skew_us)
                  FROM new WHERE devices.device_id = new.id",
             );
             update.build().persistent(false).execute(&mut *tx).await?;

@@ -61,6 +61,7 @@ struct DeviceRow {
     first_seen: i64,
     last_seen: i64,
     last_heartbeat: Option<i64>,
+    clock_skew_us: Option<i64>,
 }
 
 impl TryFrom<DeviceRow> for Device {
@@ -72,13 +73,15 @@ impl TryFrom<DeviceRow> for Device {
             first_seen: rows::timestamp(row.first_seen)?,
             last_seen: rows::timestamp(row.last_seen)?,
             last_heartbeat: row.last_heartbeat.map(rows::timestamp).transpose()?,
+            clock_skew_us: row.clock_skew_us,
         })
     }
 }
 
 pub(super) async fn device(pool: &SqlitePool, device: &DeviceId) -> Result<Option<Device>> {
     let row: Option<DeviceRow> = sqlx::query_as(
-        "SELECT device_id, first_seen, last_seen, last_heartbeat FROM devices WHERE device_id = ?1",
+        "SELECT device_id, first_seen, last_seen, last_heartbeat, clock_skew_us FROM devices
+         WHERE device_id = ?1",
     )
     .bind(device.as_str())
     .fetch_optional(pool)
@@ -92,7 +95,7 @@ pub(super) async fn devices(
     limit: usize,
 ) -> Result<Vec<Device>> {
     let rows: Vec<DeviceRow> = sqlx::query_as(
-        "SELECT device_id, first_seen, last_seen, last_heartbeat FROM devices
+        "SELECT device_id, first_seen, last_seen, last_heartbeat, clock_skew_us FROM devices
          WHERE device_id > ?1 ORDER BY device_id LIMIT ?2",
     )
     .bind(after.map_or("", DeviceId::as_str))

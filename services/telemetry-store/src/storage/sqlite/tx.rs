@@ -13,6 +13,7 @@ use crate::{
     storage::{
         append::{AppendTx, Identity, LogRow, Row},
         ledger::Entry,
+        placing::BootChanges,
         quarantine::Kept,
         rows::{self, ValueColumns},
     },
@@ -31,14 +32,38 @@ impl SqliteTx {
     pub(super) async fn begin(writer: &SqlitePool) -> Result<Self> {
         Ok(Self { tx: writer.begin_with("BEGIN IMMEDIATE").await? })
     }
+
+    async fn save_boots(&mut self, boots: &BootChanges) -> Result<()> {
+        for (device, boot) in &boots.saved {
+            sqlx::query(SAVE_BOOT)
+                .bind(device)
+                .bind(boot.number)
+                .bind(boot.booted.micros())
+                .bind(boot.first_uptime_ms)
+                .bind(boot.last_uptime_ms)
+                .execute(&mut *self.tx)
+                .await?;
+        }
+        for (device, number) in &boots.gone {
+            sqlx::query("DELETE FROM device_boots WHERE device_id = ?1 AND boot = ?2")
+                .bind(device)
+                .bind(number)
+                .execute(&mut *self.tx)
+                .await?;
+        }
+        Ok(())
+    }
 }
 
 /// The boots of a list of devices, given as JSON.
 const BOOTS: &str = "
-    SELECT device_id, boot, booted, last_uptime_ms FROM (
-        SELECT *, row_number() OVER (PARTITION BY device_id ORDER BY boot DESC) AS age
-        FROM device_boots WHERE device_id IN (SELECT value FROM json_each(?1)))
-    WHERE age <= 8";
+    SELECT device_id, boot, booted, first_uptime_ms, last_uptime_ms
+    FROM device_boots WHERE device_id IN (SELECT value FROM json_each(?1))";
+
+const SAVE_BOOT: &str = "
+    INSERT INTO device_boots (device_id, boot, booted, first_uptime_ms, last_uptime_ms)
+    VALUES (?1, ?2, ?3, ?4, ?5)
+    ON CONFLICT DO UPDATE SET last_uptime_ms = excluded.last_uptime_ms";
 
 type StoredRow = (i32, i32, i64, Option<f64>, Option<i64>, Option<bool>, Option<String>);
 
@@ -61,12 +86,13 @@ impl AppendTx for SqliteTx {
 
     async fn boots(&mut self, devices: &[i32]) -> Result<Vec<(i32, Boot)>> {
         let list: Vec<_> = devices.iter().map(ToString::to_string).collect();
-        let boots: Vec<(i32, i32, i64, i64)> = sqlx::query_as(BOOTS)
+        let boots: Vec<(i32, i32, i64, i64, i64)> = sqlx::query_as(BOOTS)
             .bind(format!("[{}]", list.join(",")))
             .fetch_all(&mut *self.tx)
             .await?;
-        let boot = |(device, number, booted, last_uptime_ms)| {
-            Ok((device, Boot { number, booted: rows::timestamp(booted)?, last_uptime_ms }))
+        let boot = |(device, number, booted, first_uptime_ms, last_uptime_ms)| {
+            let booted = rows::timestamp(booted)?;
+            Ok((device, Boot { number, booted, first_uptime_ms, last_uptime_ms }))
         };
         boots.into_iter().map(boot).collect()
     }
@@ -145,7 +171,7 @@ impl AppendTx for SqliteTx {
     async fn save(
         &mut self,
         heads: &BTreeMap<Partition, i64>,
-        boots: &[(i32, Boot)],
+        boots: &BootChanges,
         device_metrics: &[(i32, i32)],
     ) -> Result<()> {
         for (partition, head) in heads {
@@ -155,19 +181,7 @@ impl AppendTx for SqliteTx {
                 .execute(&mut *self.tx)
                 .await?;
         }
-        for (device, boot) in boots {
-            sqlx::query(
-                "INSERT INTO device_boots (device_id, boot, booted, last_uptime_ms)
-                 VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT DO UPDATE SET last_uptime_ms = excluded.last_uptime_ms",
-            )
-            .bind(device)
-            .bind(boot.number)
-            .bind(boot.booted.micros())
-            .bind(boot.last_uptime_ms)
-            .execute(&mut *self.tx)
-            .await?;
-        }
+        self.save_boots(boots).await?;
         for chunk in device_metrics.chunks(ROWS) {
             let mut insert =
                 QueryBuilder::<Db>::new("INSERT INTO device_metrics (device_id, metric_id) ");
