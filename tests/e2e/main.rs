@@ -8,6 +8,7 @@
 )]
 
 mod connection;
+mod faults;
 mod payloads;
 mod shutdown;
 mod tidy;

@@ -12,6 +12,8 @@ use tokio::net::TcpStream;
 
 use crate::{Process, certificates, eventually, free_port};
 
+const CONFIG: &str = "mosquitto.conf";
+
 /// A broker.
 #[derive(Debug)]
 pub struct Mosquitto {
@@ -31,12 +33,26 @@ impl Mosquitto {
 
     /// Starts a broker that keeps its sessions over restarts.
     pub async fn start() -> anyhow::Result<Self> {
-        let (port, tls_port, folder) = (free_port()?, free_port()?, TempDir::new()?);
-        certificates::write(folder.path())?;
-        let mut broker = Self { port, tls_port, folder, process: None };
+        let mut broker = Self::new()?;
+        certificates::write(broker.folder())?;
         broker.write_config()?;
         broker.restart().await?;
         Ok(broker)
+    }
+
+    /// Starts a broker as it comes out of its package, but that everyone may use it.
+    pub async fn stock() -> anyhow::Result<Self> {
+        let mut broker = Self::new()?;
+        let config =
+            format!("user root\nlistener {} 127.0.0.1\nallow_anonymous true\n", broker.port);
+        fs::write(broker.folder().join(CONFIG), config)?;
+        broker.restart().await?;
+        Ok(broker)
+    }
+
+    fn new() -> anyhow::Result<Self> {
+        let (port, tls_port, folder) = (free_port()?, free_port()?, TempDir::new()?);
+        Ok(Self { port, tls_port, folder, process: None })
     }
 
     /// Where it listens.
@@ -54,6 +70,19 @@ impl Mosquitto {
         self.folder.path()
     }
 
+    /// Asks it to stop, and waits until it has.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        let mut process = self.process.take().context("it does not run")?;
+        process.terminate()?;
+        process.ended().await.map(drop)
+    }
+
+    /// Ends it like a power cut, and loses every session.
+    pub fn forget(&mut self) -> anyhow::Result<()> {
+        self.kill()?;
+        Ok(fs::remove_file(self.folder().join("mosquitto.db"))?)
+    }
+
     /// Ends it like a power cut.
     pub fn kill(&mut self) -> anyhow::Result<()> {
         self.process.take().map_or(Ok(()), |mut process| process.kill())
@@ -63,7 +92,7 @@ impl Mosquitto {
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         self.kill()?;
         let mut command = Command::new(tool("mosquitto")?);
-        command.arg("-c").arg(self.folder.path().join("mosquitto.conf"));
+        command.arg("-c").arg(self.folder().join(CONFIG));
         self.process = Some(Process::spawn("mosquitto", command)?);
         eventually("mosquitto accepts connections", async || {
             TcpStream::connect(("127.0.0.1", self.port)).await?;
@@ -94,7 +123,7 @@ impl Mosquitto {
              queue_qos0_messages true\n",
             self.port, self.tls_port
         );
-        fs::write(self.folder.path().join("mosquitto.conf"), config)?;
+        fs::write(self.folder().join(CONFIG), config)?;
         let acl = format!(
             "user {}\ntopic write devices/#\nuser {}\ntopic read devices/#\n",
             Self::DEVICE,

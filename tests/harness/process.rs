@@ -1,7 +1,7 @@
 //! A child process: started with a clean environment, its log kept, killed when dropped.
 
 use std::{
-    env,
+    env, fs,
     io::{BufRead, BufReader, Read},
     net::TcpListener,
     path::{Path, PathBuf},
@@ -52,6 +52,19 @@ impl Process {
             keep(name, stderr, Arc::clone(&log));
         }
         Ok(Self { name: name.to_owned(), child, log })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How much memory it has ever held, in bytes.
+    pub fn peak_memory_bytes(&self) -> anyhow::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = line.and_then(|line| line.split_whitespace().next());
+        Ok(kilobytes.context("no VmHWM")?.parse::<u64>()? * 1024)
     }
 
     /// The lines it has printed so far.
