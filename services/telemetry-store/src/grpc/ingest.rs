@@ -148,7 +148,14 @@ impl Session {
     }
 
     async fn acknowledge(&mut self, settled: Settled) -> Result<(), Arc<Error>> {
-        let appended = settled.outcome?;
+        let appended = match settled.outcome {
+            Ok(appended) => appended,
+            Err(error) => {
+                // To acknowledge what comes later, even if it is committed, would cover this too.
+                self.pending = FuturesOrdered::new();
+                return Err(error);
+            }
+        };
         self.respond(IngestResponse {
             acked_through: settled.last_sequence,
             stored: appended.stored.into(),
