@@ -17,7 +17,7 @@ use crate::{
 /// One bed at a time, so that they do not starve each other.
 static TURN: Mutex<()> = Mutex::const_new(());
 /// How long everything may take to be well again: longer than the longest backoff.
-const RECOVERY: Duration = Duration::from_mins(3);
+const RECOVERY: Duration = Duration::from_mins(2);
 /// Messages that must flow before a fault and after it.
 const FLOW: u64 = 500;
 
@@ -133,7 +133,10 @@ impl Bed {
             ensure!(stored >= tally.taken(), "{stored} stored of {}", tally.taken());
             Ok(())
         });
-        recovered.await.with_context(|| self.logs())?;
+        if let Err(error) = recovered.await {
+            let verdict = self.compare().await;
+            return Err(error.context(format!("{verdict:?}{}", self.logs())));
+        }
         eprintln!("recovered after {:.1} s", since.elapsed().as_secs_f64());
         self.auditor.publishes(FLOW).await
     }
