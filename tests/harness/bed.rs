@@ -82,7 +82,7 @@ impl Bed {
         };
         let broker = match setup.stock_broker {
             true => Mosquitto::stock().await?,
-            false => Mosquitto::start().await?,
+            false => Mosquitto::start_for_load().await?,
         };
         let (mqtt, sql) = (broker.port(), postgres.port()?);
         let mut system = System::prepare(broker, Some(postgres)).await?;

@@ -19,7 +19,7 @@ const PROGRAMS: &str = "/usr/lib/postgresql/17/bin";
 /// Where the clusters are, in the tree.
 const CLUSTERS: &str = "var/lib/postgresql";
 /// As for the shared one, but for what is set in `postgresql.auto.conf` during a test.
-const SETTINGS: [&str; 8] = [
+const SETTINGS: [&str; 9] = [
     "listen_addresses=127.0.0.1",
     "unix_socket_directories=",
     "max_wal_size=1GB",
@@ -27,6 +27,7 @@ const SETTINGS: [&str; 8] = [
     "shared_preload_libraries=timescaledb",
     "timescaledb.telemetry_level=off",
     "shared_buffers=64MB",
+    "max_connections=30",
     "log_min_messages=warning",
 ];
 
@@ -102,7 +103,14 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts it without waiting.
+    /// Asks it to stop without waiting for its clients, and waits until it has.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        let mut process = self.process.take().context("it does not run")?;
+        process.signal("INT")?;
+        process.ended().await.map(drop)
+    }
+
+    /// Starts it (again) without waiting. One that runs is killed.
     pub fn launch(&mut self) -> anyhow::Result<()> {
         self.kill()?;
         let mut postgres = self.program("postgres");

@@ -31,11 +31,21 @@ impl Mosquitto {
     /// Everyone's password.
     pub const PASSWORD: &'static str = "open sesame";
 
-    /// Starts a broker that keeps its sessions over restarts.
+    /// Starts a broker that keeps its sessions over restarts: it saves them at each change.
     pub async fn start() -> anyhow::Result<Self> {
+        Self::start_saving(true).await
+    }
+
+    /// The same for a load: with thousands of messages queued, saving takes tens of milliseconds.
+    /// It is done once a second, and what was queued since is lost with the broker.
+    pub async fn start_for_load() -> anyhow::Result<Self> {
+        Self::start_saving(false).await
+    }
+
+    async fn start_saving(on_changes: bool) -> anyhow::Result<Self> {
         let mut broker = Self::new()?;
         certificates::write(broker.folder())?;
-        broker.write_config()?;
+        broker.write_config(on_changes)?;
         broker.restart().await?;
         Ok(broker)
     }
@@ -101,7 +111,7 @@ impl Mosquitto {
         .await
     }
 
-    fn write_config(&self) -> anyhow::Result<()> {
+    fn write_config(&self, save_on_changes: bool) -> anyhow::Result<()> {
         let folder = self.folder.path().display();
         let config = format!(
             "user root\n\
@@ -116,7 +126,7 @@ impl Mosquitto {
              acl_file {folder}/acl\n\
              persistence true\n\
              persistence_location {folder}/\n\
-             autosave_on_changes true\n\
+             autosave_on_changes {save_on_changes}\n\
              autosave_interval 1\n\
              max_inflight_messages 0\n\
              max_queued_messages 0\n\

@@ -84,8 +84,13 @@ impl Process {
 
     /// Asks it to stop, as a terminal or Kubernetes would.
     pub fn terminate(&self) -> anyhow::Result<()> {
-        let pid = self.child.id().to_string();
-        ensure!(Command::new("kill").args(["-TERM", &pid]).status()?.success(), "kill failed");
+        self.signal("TERM")
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, name: &str) -> anyhow::Result<()> {
+        let pid = self.pid().to_string();
+        ensure!(Command::new("kill").args(["-s", name, &pid]).status()?.success(), "kill failed");
         Ok(())
     }
 

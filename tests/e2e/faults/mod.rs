@@ -18,4 +18,5 @@
 mod after_effect;
 mod auditor;
 mod crashes;
+mod database;
 mod network;
