@@ -31,8 +31,8 @@ pub const DEVICES: usize = 200;
 const CONNECTIONS: usize = 10;
 /// Unacknowledged messages of a connection.
 const IN_FLIGHT: usize = 1000;
-/// How often a connection publishes what is due.
-const TICK: Duration = Duration::from_millis(20);
+/// Messages that a connection publishes at a time.
+const AT_A_TIME: usize = 2;
 /// A broker that acknowledges nothing for so long is taken for gone.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait before connecting again.
@@ -78,12 +78,13 @@ impl Auditor {
         let tally = Tally { through: vec![0; DEVICES], unsure: HashSet::new() };
         let (tally, stopping) = (Arc::new(Mutex::new(tally)), watch::Sender::new(false));
         let mut connections = JoinSet::new();
-        let per_tick = rate / CONNECTIONS / (1000 / 20);
+        let per_second = (rate / CONNECTIONS / AT_A_TIME).max(1);
+        let tick = Duration::from_micros(1_000_000 / per_second as u64);
         for number in 0..CONNECTIONS {
             let connection = Connection {
                 port,
                 number,
-                per_tick,
+                tick,
                 qos0_every,
                 epoch_ms,
                 made: 0,
@@ -143,7 +144,7 @@ fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
 struct Connection {
     port: u16,
     number: usize,
-    per_tick: usize,
+    tick: Duration,
     qos0_every: u64,
     epoch_ms: i64,
     made: usize,
@@ -185,7 +186,7 @@ impl Connection {
         self.forget_unsure();
         let again: Vec<u8> = self.pending.iter().flat_map(|message| self.encode(message)).collect();
         timeout(PATIENCE, speaker.send(&again)).await??;
-        let mut tick = interval(TICK);
+        let mut tick = interval(self.tick);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut acknowledged_at = Instant::now();
         loop {
@@ -222,7 +223,7 @@ impl Connection {
         let count = match (stopping, unconfirmed) {
             (true, false) => 0,
             (true, true) => 1,
-            (false, _) => self.per_tick.min(IN_FLIGHT.saturating_sub(self.pending.len())),
+            (false, _) => AT_A_TIME.min(IN_FLIGHT.saturating_sub(self.pending.len())),
         };
         let mut packets = Vec::new();
         for _ in 0..count {

@@ -30,6 +30,8 @@ pub struct Setup {
     pub disk_megabytes: Option<u32>,
     /// A broker as it comes out of its package.
     pub stock_broker: bool,
+    /// Messages a second of all devices.
+    pub rate: Option<usize>,
     /// Each device's every so many-th message is sent at `QoS` 0.
     pub qos0_every: u64,
     /// Further variables of the bridge.
@@ -96,7 +98,8 @@ impl Bed {
         system.restart_store().await?;
         system.start_bridge()?;
         health_becomes(&system.bridge_address(), true).await?;
-        let auditor = Auditor::start(device_link.port(), rate(), setup.qos0_every);
+        let auditor =
+            Auditor::start(device_link.port(), setup.rate.unwrap_or(rate()), setup.qos0_every);
         auditor.publishes(FLOW).await?;
         let chance = fastrand::Rng::with_seed(seed);
         Ok(Self {
@@ -124,8 +127,14 @@ impl Bed {
 
     /// The fault is over: waits until all is well again, and lets the load run on.
     pub async fn recovers(&self) -> anyhow::Result<()> {
+        self.is_well().await?;
+        self.auditor.publishes(FLOW).await
+    }
+
+    /// Waits until bridge and store serve, and all that was acknowledged until now is stored.
+    pub async fn is_well(&self) -> anyhow::Result<()> {
         let (since, tally) = (Instant::now(), self.auditor.tally());
-        let recovered = eventually_within(RECOVERY, "all is well again", async || {
+        let well = eventually_within(RECOVERY, "all is well", async || {
             for address in [self.system.store_address(), self.system.bridge_address()] {
                 ensure!(is_serving(&address).await?, "{address} is not serving");
             }
@@ -133,12 +142,12 @@ impl Bed {
             ensure!(stored >= tally.taken(), "{stored} stored of {}", tally.taken());
             Ok(())
         });
-        if let Err(error) = recovered.await {
+        if let Err(error) = well.await {
             let verdict = self.compare().await;
             return Err(error.context(format!("{verdict:?}{}", self.logs())));
         }
-        eprintln!("recovered after {:.1} s", since.elapsed().as_secs_f64());
-        self.auditor.publishes(FLOW).await
+        eprintln!("well after {:.1} s", since.elapsed().as_secs_f64());
+        Ok(())
     }
 
     /// Recovers, ends the load and compares what was acknowledged with what is stored.

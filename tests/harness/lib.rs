@@ -33,5 +33,6 @@ pub use mosquitto::Mosquitto;
 pub use postgres::PostgresDatabase;
 pub use process::{Process, free_port};
 pub use proxy::{Mode, Proxy};
+pub use publisher::RawDevice;
 pub use refusing_broker::RefusingBroker;
 pub use system::{Database, System};

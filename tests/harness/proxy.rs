@@ -48,6 +48,7 @@ pub struct Proxy {
 #[derive(Clone, Copy, Debug)]
 struct State {
     mode: Mode,
+    target: u16,
     /// Connections before this one carry nothing any more.
     dead_before: usize,
     /// Connections before this one have been ended, however briefly the link was broken.
@@ -62,13 +63,13 @@ impl Proxy {
         let port = listener.local_addr()?.port();
         let state = watch::Sender::new(State {
             mode: Mode::Pass,
+            target,
             dead_before: 0,
             ended_before: 0,
             ended_by: Mode::Cut,
         });
         let (accepted, swallowed) = (Arc::default(), Arc::default());
-        let link =
-            Link { target, number: 0, state: state.subscribe(), swallowed: Arc::clone(&swallowed) };
+        let link = Link { number: 0, state: state.subscribe(), swallowed: Arc::clone(&swallowed) };
         let mut accepting = JoinSet::new();
         accepting.spawn(accept(listener, link, Arc::clone(&accepted)));
         Ok(Self { port, state, accepted, swallowed, _accepting: accepting })
@@ -99,6 +100,12 @@ impl Proxy {
         });
     }
 
+    /// Ends every connection; new ones lead to another server.
+    pub fn lead_to(&self, target: u16) {
+        self.set(Mode::Cut);
+        self.state.send_modify(|state| (state.mode, state.target) = (Mode::Pass, target));
+    }
+
     /// How many connections were tried so far.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
@@ -113,7 +120,6 @@ impl Proxy {
 /// What a connection knows.
 #[derive(Clone)]
 struct Link {
-    target: u16,
     number: usize,
     state: watch::Receiver<State>,
     swallowed: Arc<AtomicUsize>,
@@ -170,7 +176,8 @@ async fn connection(mut client: TcpStream, link: Link) {
 
 async fn connect(mut link: Link) -> io::Result<TcpStream> {
     link.carries().await;
-    let server = TcpStream::connect((Ipv4Addr::LOCALHOST, link.target)).await?;
+    let target = link.state.borrow().target;
+    let server = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await?;
     server.set_nodelay(true)?;
     Ok(server)
 }

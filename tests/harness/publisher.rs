@@ -16,7 +16,7 @@ use tokio::{
 use crate::Mosquitto;
 
 const PUBACK: u8 = 0x40;
-/// How long a broker may take to accept.
+/// How long a broker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What it says.
@@ -26,6 +26,25 @@ pub(crate) struct Speaker(OwnedWriteHalf);
 /// What it hears.
 #[derive(Debug)]
 pub(crate) struct Listener(BufReader<OwnedReadHalf>);
+
+/// A device that sends one message at a time, whatever it is.
+#[derive(Debug)]
+pub struct RawDevice(Speaker, Listener);
+
+impl RawDevice {
+    /// Connects to the broker on `port`.
+    pub async fn connect(port: u16) -> anyhow::Result<Self> {
+        let (speaker, listener) = connect(port, "raw").await?;
+        Ok(Self(speaker, listener))
+    }
+
+    /// Publishes at `QoS` 1 and waits for the acknowledgement.
+    pub async fn publish(&mut self, topic: &str, payload: &[u8]) -> anyhow::Result<()> {
+        let Self(speaker, listener) = self;
+        speaker.send(&publish(topic, payload, Some(1))).await?;
+        timeout(PATIENCE, listener.acknowledged()).await.context("no acknowledgement")?.map(drop)
+    }
+}
 
 /// Connects with MQTT 3.1.1, without a session, as the devices' user.
 pub(crate) async fn connect(port: u16, client_id: &str) -> anyhow::Result<(Speaker, Listener)> {

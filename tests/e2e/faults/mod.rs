@@ -15,8 +15,13 @@
 //! They are short by default; `FAULTS_LONG=1` lets the faults last as long as in earnest.
 //! `FAULT_SEED` repeats what was left to chance. With `TEST_LOG` set the processes are heard.
 
+mod absence;
 mod after_effect;
 mod auditor;
+mod broker;
 mod crashes;
 mod database;
+mod hostile;
 mod network;
+mod rolling;
+mod shutdown;
