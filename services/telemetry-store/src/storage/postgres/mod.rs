@@ -13,6 +13,8 @@ mod prune;
 mod reads;
 mod tx;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use service_kit::lifecycle::Lifecycle;
 use sqlx::{Executor, PgPool};
@@ -20,7 +22,7 @@ use telemetry_model::{
     Bucket, Cursor, Device, DeviceId, Event, MetricName, Reading, ReadingQuery, SummaryQuery,
     Timestamp,
 };
-use tokio::sync::broadcast;
+use tokio::{sync::broadcast, time::timeout};
 
 use self::{micros::Micros, tx::PgTx};
 use super::{
@@ -34,6 +36,10 @@ use crate::error::{Error, Result};
 const CONNECTIONS: u32 = 9;
 /// Commits a receiver may lag behind before it must look at the log by itself.
 const COMMITS: usize = 1024;
+
+/// A write that takes longer waits for a server that is gone without a word: no timeout of the
+/// server's own reaches us then. A bridge does not wait longer either.
+const PATIENCE: Duration = Duration::from_secs(25);
 
 /// A TimescaleDB database.
 #[derive(Debug)]
@@ -106,6 +112,12 @@ impl Postgres {
     }
 }
 
+/// Waits for a write, but not for ever. What was committed all the same is a duplicate next time.
+async fn answered<T>(write: impl Future<Output = Result<T>>) -> Result<T> {
+    let gone = |_| Error::Unavailable("the database does not answer".into());
+    timeout(PATIENCE, write).await.map_err(gone)?
+}
+
 /// Locks the devices in one order: two replicas that write notes on the same ones cannot deadlock.
 /// (An update alone locks in the order of its plan, whatever the order of the array.)
 const FLUSH: &str = "
@@ -126,9 +138,12 @@ impl Storage for Postgres {
         if events.is_empty() {
             return Ok(Vec::new());
         }
-        let ids = self.ids(events).await?;
-        let tx = PgTx::begin(&self.pool, &self.instance).await?;
-        let appended = append::append(tx, &self.names, &ids, events).await?;
+        let appended = answered(async {
+            let ids = self.ids(events).await?;
+            let tx = PgTx::begin(&self.pool, &self.instance).await?;
+            append::append(tx, &self.names, &ids, events).await
+        })
+        .await?;
         self.last_seen.note(events);
         self.commits.send(Commit::of(events)).ok();
         Ok(appended)
@@ -184,12 +199,8 @@ impl Storage for Postgres {
         let ids: Vec<_> = notes.iter().map(|(id, _)| id.as_str().to_owned()).collect();
         let seen: Vec<_> = notes.iter().map(|(_, note)| Micros(note.seen.micros())).collect();
         let heartbeats = notes.iter().map(|(_, note)| note.heartbeat.map(|t| Micros(t.micros())));
-        sqlx::query(FLUSH)
-            .bind(ids)
-            .bind(seen)
-            .bind(heartbeats.collect::<Vec<_>>())
-            .execute(&self.pool)
-            .await?;
+        let flush = sqlx::query(FLUSH).bind(ids).bind(seen).bind(heartbeats.collect::<Vec<_>>());
+        answered(async { Ok(flush.execute(&self.pool).await?) }).await?;
         self.last_seen.written(&notes);
         Ok(())
     }
