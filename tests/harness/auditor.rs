@@ -239,7 +239,8 @@ impl Connection {
         let (device, n) = ((self.made % own) * CONNECTIONS + self.number, self.made / own);
         self.made += 1;
         let n = n as u64;
-        let at_most_once = self.qos0_every > 0 && n % self.qos0_every == 0 && !at_least_once;
+        let is_its_turn = self.qos0_every > 0 && n.is_multiple_of(self.qos0_every);
+        let at_most_once = is_its_turn && !at_least_once;
         let id = (!at_most_once).then(|| {
             let id = self.next_id;
             self.next_id = self.next_id.checked_add(1).unwrap_or(1);

@@ -38,6 +38,29 @@ pub struct Setup {
     pub bridge: Vec<(&'static str, String)>,
 }
 
+impl Setup {
+    async fn cluster(&self) -> anyhow::Result<Option<Cluster>> {
+        match self.disk_megabytes {
+            Some(megabytes) => Cluster::start_on_small_disk(megabytes).await.map(Some),
+            None if self.own_cluster => Cluster::start().await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn system(&self, cluster: Option<&Cluster>) -> anyhow::Result<System> {
+        let postgres = match cluster {
+            Some(cluster) => PostgresDatabase::create_on(cluster.url()).await?,
+            None => PostgresDatabase::create().await?,
+        };
+        let broker = if self.stock_broker {
+            Mosquitto::stock().await?
+        } else {
+            Mosquitto::start_for_load().await?
+        };
+        System::prepare(broker, Some(postgres)).await
+    }
+}
+
 /// A system under load.
 #[derive(Debug)]
 pub struct Bed {
@@ -73,23 +96,12 @@ impl Bed {
             Err(_) => fastrand::u64(..),
         };
         eprintln!("FAULT_SEED={seed}");
-        let cluster = match setup.disk_megabytes {
-            Some(megabytes) => Some(Cluster::start_on_small_disk(megabytes).await?),
-            None if setup.own_cluster => Some(Cluster::start().await?),
-            None => None,
-        };
-        let postgres = match &cluster {
-            Some(cluster) => PostgresDatabase::create_on(cluster.url()).await?,
-            None => PostgresDatabase::create().await?,
-        };
-        let broker = match setup.stock_broker {
-            true => Mosquitto::stock().await?,
-            false => Mosquitto::start_for_load().await?,
-        };
-        let (mqtt, sql) = (broker.port(), postgres.port()?);
-        let mut system = System::prepare(broker, Some(postgres)).await?;
+        let cluster = setup.cluster().await?;
+        let mut system = setup.system(cluster.as_ref()).await?;
+        let mqtt = system.broker.port();
         let (device_link, broker_link) = (Proxy::to(mqtt).await?, Proxy::to(mqtt).await?);
         let store_link = Proxy::to(system.store_port()).await?;
+        let sql = system.postgres.as_ref().context("no database")?.port()?;
         let database_link = Proxy::to(sql).await?;
         system.set_broker(broker_link.port());
         system.set_store(store_link.port());
@@ -173,6 +185,11 @@ impl Bed {
     pub async fn compare(&self) -> anyhow::Result<Verdict> {
         let (epoch_ms, tally) = (self.auditor.epoch_ms, self.auditor.tally());
         audit::audit(&mut self.database().await?, epoch_ms, &tally).await
+    }
+
+    /// Tells whoever runs the test.
+    pub fn say(&self, what: &str) {
+        eprintln!("{what}");
     }
 
     /// The last that bridge and store said.

@@ -1,14 +1,16 @@
 //! A PostgreSQL cluster of one test, to be killed, filled and restarted: the shared one is not.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     io::Write,
     os::unix::fs::{MetadataExt, chown},
     path::PathBuf,
     process::{Command, Stdio},
 };
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tempfile::TempDir;
 
@@ -92,15 +94,27 @@ impl Cluster {
 
     /// Ends all of its processes like a power cut (but for what the disk has not yet written).
     pub fn kill(&mut self) -> anyhow::Result<()> {
-        let Some(mut process) = self.process.take() else { return Ok(()) };
-        let pid = process.pid();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
-        // The first first, so that it starts no more; one may have ended meanwhile.
-        process.kill()?;
-        let mut kill = Command::new("kill");
-        kill.arg("-KILL").args(children.split_whitespace()).stderr(Stdio::null());
-        kill.status()?;
-        Ok(())
+        // The first of them first, so that it starts no more.
+        drop(self.process.take());
+        for _ in 0..1000 {
+            let left = self.processes()?;
+            if left.is_empty() {
+                return Ok(());
+            }
+            // One may have ended meanwhile.
+            Command::new("kill").arg("-KILL").args(left).stderr(Stdio::null()).status()?;
+        }
+        bail!("its processes do not end")
+    }
+
+    /// The ids of its processes: of those that work in its folder.
+    fn processes(&self) -> anyhow::Result<Vec<OsString>> {
+        let data = self.folder.path().join("data").canonicalize()?;
+        let processes = fs::read_dir("/proc")?.flatten();
+        let own = processes.filter(|process| {
+            fs::read_link(process.path().join("cwd")).is_ok_and(|folder| folder == data)
+        });
+        Ok(own.map(|process| process.file_name()).collect())
     }
 
     /// Asks it to stop without waiting for its clients, and waits until it has.

@@ -90,7 +90,9 @@ impl Mosquitto {
     /// Ends it like a power cut, and loses every session.
     pub fn forget(&mut self) -> anyhow::Result<()> {
         self.kill()?;
-        Ok(fs::remove_file(self.folder().join("mosquitto.db"))?)
+        let sessions = self.folder().join("mosquitto.db");
+        // It may not have saved any yet.
+        if sessions.exists() { Ok(fs::remove_file(sessions)?) } else { Ok(()) }
     }
 
     /// Ends it like a power cut.

@@ -207,6 +207,8 @@ async fn carry(
 
 fn end(sockets: &[TcpStream], mode: Mode) {
     if mode == Mode::Reset {
-        sockets.iter().for_each(|socket| drop(socket.set_zero_linger()));
+        for socket in sockets {
+            drop(socket.set_zero_linger());
+        }
     }
 }

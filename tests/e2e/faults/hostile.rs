@@ -65,15 +65,22 @@ fn large(n: usize) -> (String, Vec<u8>) {
 async fn neighbours_are_unharmed() -> anyhow::Result<()> {
     let mut bed = Bed::start().await?;
     let mut device = RawDevice::connect(bed.system.broker.port()).await?;
+    let mut taken = 0;
     for n in 0..MESSAGES {
         let (name, payload) = if n % LARGE_EVERY == 0 { large(n / LARGE_EVERY) } else { small(n) };
         let topic = format!("devices/{name}/telemetry");
         // The broker ends the connection for some of them.
-        if device.publish(&topic, &payload).await.is_err() {
-            device = RawDevice::connect(bed.system.broker.port()).await?;
+        match device.publish(&topic, &payload).await {
+            Ok(()) => taken += 1,
+            Err(_) => device = RawDevice::connect(bed.system.broker.port()).await?,
         }
     }
+    bed.say(&format!("the broker took {taken} of {MESSAGES} hostile messages"));
+    ensure!(taken > MESSAGES / 2, "the broker took only {taken}");
     bed.audit().await?;
+    for reason in ["invalid_device_id", "not_json", "not_utf8", "empty_payload"] {
+        bed.system.bridge()?.logged(reason, 1).await?;
+    }
     let bytes = bed.system.bridge()?.peak_memory_bytes()?;
     ensure!(bytes < BRIDGE_BYTES, "the bridge held {bytes} bytes");
     Ok(())

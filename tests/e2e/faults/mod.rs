@@ -22,6 +22,7 @@ mod broker;
 mod crashes;
 mod database;
 mod hostile;
+mod mixed;
 mod network;
 mod rolling;
 mod shutdown;
