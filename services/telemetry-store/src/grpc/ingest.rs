@@ -178,3 +178,31 @@ impl Session {
         self.responses.send(Ok(response)).await.map_err(|_| Arc::new(Error::Stopping))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::future::ready;
+
+    use super::*;
+    use crate::storage::{Appended, fake::FakeStorage};
+
+    #[tokio::test]
+    async fn a_failed_batch_is_not_acknowledged_by_those_after_it() {
+        let settled =
+            |last_sequence, outcome| Settled { last_sequence, rejections: vec![], outcome };
+        let (responses, mut sent) = mpsc::channel(RESPONSES);
+        let (batcher, _) = Batcher::new(Arc::new(FakeStorage::new(0)));
+        let mut session = Session {
+            batcher,
+            lifecycle: Lifecycle::new(),
+            last_sequence: 2,
+            pending: FuturesOrdered::new(),
+            responses,
+        };
+        session.pending.push_back(ready(settled(2, Ok(Appended::default()))).boxed());
+        let failed = settled(1, Err(Arc::new(Error::Unavailable("gone".into()))));
+        assert!(session.acknowledge(failed).await.is_err());
+        assert!(session.acknowledge_pending().await.is_ok());
+        assert!(sent.try_recv().is_err(), "2 was acknowledged, and 1 with it");
+    }
+}
