@@ -12,6 +12,8 @@ use crate::auditor::{DEVICES, Tally, device_name};
 pub struct Verdict {
     /// The broker has certainly taken them.
     pub taken: u64,
+    /// The broker may or may not have taken or kept them, and they are not stored.
+    pub unsure: u64,
     /// In the database, whole.
     pub stored: u64,
     /// Taken and not stored.
@@ -36,9 +38,10 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { taken, stored, missing, doubled, wrong, examples } = self;
+        let Self { taken, unsure, stored, missing, doubled, wrong, examples } = self;
         write!(f, "{taken} acknowledged, {stored} stored, ")?;
-        write!(f, "{missing} missing, {doubled} doubled, {wrong} wrong")?;
+        write!(f, "{missing} missing, {doubled} doubled, {wrong} wrong, ")?;
+        write!(f, "{unsure} perhaps not the broker's")?;
         if f.alternate() { write!(f, ", such as {examples:?}") } else { Ok(()) }
     }
 }
@@ -97,7 +100,12 @@ pub(crate) async fn audit(
     }
     for (device, through) in tally.through.iter().enumerate() {
         for n in 0..*through {
-            if !stored.contains(&(device, n)) && !tally.unsure.contains(&(device, n)) {
+            if stored.contains(&(device, n)) {
+                continue;
+            }
+            if tally.unsure.contains(&(device, n)) {
+                verdict.unsure += 1;
+            } else {
                 verdict.missing += 1;
                 verdict.example("missing", device, n);
             }

@@ -4,7 +4,8 @@
 //! A message that was not acknowledged when a connection broke is published again, the same bytes
 //! with the same device time, so that it is the same message. A message at `QoS` 0 counts as taken
 //! once a later one on the same connection was acknowledged, because a broker reads in order;
-//! whether it was taken is not known if the connection broke before.
+//! whether it was taken is not known if the connection broke before. Nor is it known whether a
+//! broker that died without a warning still has what it acknowledged last: Mosquitto saves later.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -35,6 +36,8 @@ const IN_FLIGHT: usize = 1000;
 const AT_A_TIME: usize = 2;
 /// A broker that acknowledges nothing for so long is taken for gone.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// What a broker that saves every second may not have saved.
+const UNSAVED: Duration = Duration::from_secs(3);
 /// How long to wait before connecting again.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
@@ -43,8 +46,10 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 pub struct Tally {
     /// Of each device, how many of its messages are done with: its messages count from 0.
     pub through: Vec<u64>,
-    /// Those at `QoS` 0 of which nobody knows whether the broker took them.
+    /// Those of which nobody knows whether the broker has them.
     pub unsure: HashSet<(usize, u64)>,
+    /// Those that were acknowledged last, and when.
+    newest: VecDeque<(Instant, usize, u64)>,
 }
 
 impl Tally {
@@ -75,7 +80,7 @@ impl Auditor {
     /// `QoS` 0, or none if that is 0.
     pub fn start(port: u16, rate: usize, qos0_every: u64) -> Self {
         let epoch_ms = SystemClock.now().micros() / 1000 - 3_600_000;
-        let tally = Tally { through: vec![0; DEVICES], unsure: HashSet::new() };
+        let tally = Tally { through: vec![0; DEVICES], ..Tally::default() };
         let (tally, stopping) = (Arc::new(Mutex::new(tally)), watch::Sender::new(false));
         let mut connections = JoinSet::new();
         let per_second = (rate / CONNECTIONS / AT_A_TIME).max(1);
@@ -113,6 +118,13 @@ impl Auditor {
             Ok(())
         })
         .await
+    }
+
+    /// Notes that the broker has died, and that nobody has heard of it since.
+    pub fn broker_died(&self) {
+        let mut tally = lock(&self.tally);
+        let unsaved = std::mem::take(&mut tally.newest);
+        tally.unsure.extend(unsaved.into_iter().map(|(_, device, n)| (device, n)));
     }
 
     /// Publishes no more, and waits until everything is acknowledged.
@@ -262,10 +274,14 @@ impl Connection {
 
     fn acknowledged(&mut self, id: u16) -> anyhow::Result<()> {
         let mut tally = lock(&self.tally);
+        while tally.newest.front().is_some_and(|(when, ..)| when.elapsed() > UNSAVED) {
+            tally.newest.pop_front();
+        }
         loop {
             let message = self.pending.pop_front().context("acknowledged without a message")?;
             let through = tally.through.get_mut(message.device).context("no such device")?;
             *through = message.n + 1;
+            tally.newest.push_back((Instant::now(), message.device, message.n));
             if let Some(expected) = message.id {
                 ensure!(id == expected, "{id} is acknowledged before {expected}");
                 return Ok(());

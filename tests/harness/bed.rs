@@ -127,6 +127,14 @@ impl Bed {
         })
     }
 
+    /// The broker dies without a warning, and comes back.
+    pub async fn broker_dies(&mut self) -> anyhow::Result<()> {
+        self.system.broker.kill()?;
+        lasts(2, 30).await;
+        self.auditor.broker_died();
+        self.system.broker.restart().await
+    }
+
     /// Its own cluster.
     pub fn cluster(&mut self) -> anyhow::Result<&mut Cluster> {
         self.cluster.as_mut().context("it has no cluster of its own")

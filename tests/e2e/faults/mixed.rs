@@ -18,7 +18,7 @@ async fn something_fails(bed: &mut Bed) -> anyhow::Result<()> {
             bed.system.start_bridge()?;
             bed.system.launch_store()?;
         }
-        3 => bed.system.broker.restart().await?,
+        3 => bed.broker_dies().await?,
         4 => bed.cluster()?.restart().await?,
         _ => {
             let links = [&bed.device_link, &bed.broker_link, &bed.store_link, &bed.database_link];

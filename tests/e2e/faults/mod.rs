@@ -10,7 +10,8 @@
 //!
 //! It is no failure if a message arrives late, out of order or several times on the way, if the
 //! bridge or the store says that it is unwell while it is, or if a message at `QoS` 0 is lost that
-//! the broker may never have read.
+//! the broker may never have read, or one at `QoS` 1 that a broker that was killed had acknowledged
+//! in its last seconds: Mosquitto saves later than it acknowledges.
 //!
 //! They are short by default; `FAULTS_LONG=1` lets the faults last as long as in earnest.
 //! `FAULT_SEED` repeats what was left to chance. With `TEST_LOG` set the processes are heard.
