@@ -16,8 +16,6 @@ use crate::{
 
 /// One bed at a time, so that they do not starve each other.
 static TURN: Mutex<()> = Mutex::const_new(());
-/// How long everything may take to be well again: longer than the longest backoff.
-const RECOVERY: Duration = Duration::from_mins(2);
 /// Messages that must flow before a fault and after it.
 const FLOW: u64 = 500;
 
@@ -127,8 +125,9 @@ impl Bed {
         })
     }
 
-    /// The broker dies without a warning, and comes back.
+    /// The broker dies without a warning, and comes back. It knows the bridge's session.
     pub async fn broker_dies(&mut self) -> anyhow::Result<()> {
+        self.system.broker.saves().await?;
         self.system.broker.kill()?;
         lasts(2, 30).await;
         self.auditor.broker_died();
@@ -154,7 +153,7 @@ impl Bed {
     /// Waits until bridge and store serve, and all that was acknowledged until now is stored.
     pub async fn is_well(&self) -> anyhow::Result<()> {
         let (since, tally) = (Instant::now(), self.auditor.tally());
-        let well = eventually_within(RECOVERY, "all is well", async || {
+        let well = eventually_within(recovery(), "all is well", async || {
             for address in [self.system.store_address(), self.system.bridge_address()] {
                 ensure!(is_serving(&address).await?, "{address} is not serving");
             }
@@ -179,7 +178,7 @@ impl Bed {
     /// The same where something may well be unwell for ever.
     pub async fn settles(&mut self) -> anyhow::Result<()> {
         self.auditor.stop().await?;
-        let complete = eventually_within(RECOVERY, "everything is stored", async || {
+        let complete = eventually_within(recovery(), "everything is stored", async || {
             let verdict = self.compare().await?;
             ensure!(verdict.missing == 0, "{verdict:#}");
             Ok(verdict)
@@ -219,6 +218,12 @@ pub fn is_long() -> bool {
 /// Messages a second of all devices: what a debug build on two busy cores keeps up with.
 fn rate() -> usize {
     if is_long() { 2000 } else { 1000 }
+}
+
+/// How long everything may take to be well again: longer than the longest backoff, and than what
+/// has piled up takes.
+fn recovery() -> Duration {
+    Duration::from_mins(if is_long() { 15 } else { 2 })
 }
 
 /// A fault lasts so many seconds, with `FAULTS_LONG` so many. Nothing waits for anything here: this

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use crate::{Process, certificates, eventually, free_port};
 
 const CONFIG: &str = "mosquitto.conf";
+const SESSIONS: &str = "mosquitto.db";
 
 /// A broker.
 #[derive(Debug)]
@@ -87,10 +88,21 @@ impl Mosquitto {
         process.ended().await.map(drop)
     }
 
+    /// Waits until it has saved its sessions once more.
+    pub async fn saves(&self) -> anyhow::Result<()> {
+        let saved = || fs::metadata(self.folder().join(SESSIONS)).and_then(|file| file.modified());
+        let before = saved().ok();
+        eventually("mosquitto saves its sessions", async || {
+            ensure!(before != Some(saved()?), "not yet");
+            Ok(())
+        })
+        .await
+    }
+
     /// Ends it like a power cut, and loses every session.
     pub fn forget(&mut self) -> anyhow::Result<()> {
         self.kill()?;
-        let sessions = self.folder().join("mosquitto.db");
+        let sessions = self.folder().join(SESSIONS);
         // It may not have saved any yet.
         if sessions.exists() { Ok(fs::remove_file(sessions)?) } else { Ok(()) }
     }
