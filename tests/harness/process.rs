@@ -146,7 +146,9 @@ fn binary_path(name: &str) -> anyhow::Result<PathBuf> {
     Ok(binary)
 }
 
-/// A port nobody listens on right now.
+/// A port nobody listens on right now, and which no outgoing connection is given meanwhile.
 pub fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    let mut ports = std::iter::repeat_with(|| fastrand::u16(10_000..32_000)).take(1000);
+    let free = ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.context("no port is free")
 }
