@@ -9,6 +9,7 @@
 
 mod command;
 mod connection;
+mod faults;
 mod ledger;
 mod payloads;
 mod shutdown;

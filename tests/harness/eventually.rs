@@ -8,16 +8,28 @@ use tokio::time::{Instant, sleep};
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Tries until `attempt` succeeds, and answers what it answered; its last error at the deadline.
-pub async fn eventually<T, F>(what: &str, mut attempt: impl FnMut() -> F) -> anyhow::Result<T>
+pub async fn eventually<T, F>(what: &str, attempt: impl FnMut() -> F) -> anyhow::Result<T>
 where
     F: Future<Output = anyhow::Result<T>>,
 {
-    let deadline = Instant::now() + DEADLINE;
+    eventually_within(DEADLINE, what, attempt).await
+}
+
+/// The same for what takes its time.
+pub async fn eventually_within<T, F>(
+    within: Duration,
+    what: &str,
+    mut attempt: impl FnMut() -> F,
+) -> anyhow::Result<T>
+where
+    F: Future<Output = anyhow::Result<T>>,
+{
+    let deadline = Instant::now() + within;
     loop {
         match attempt().await {
             Ok(value) => return Ok(value),
             Err(error) if Instant::now() >= deadline => {
-                return Err(error.context(format!("not so after {DEADLINE:?}: {what}")));
+                return Err(error.context(format!("not so after {within:?}: {what}")));
             }
             Err(_) => sleep(Duration::from_millis(50)).await,
         }

@@ -6,21 +6,33 @@
 
 #![expect(clippy::print_stderr, reason = "speaks to whoever runs the tests")]
 
+mod audit;
+mod auditor;
+mod bed;
 mod certificates;
 mod client;
+mod cluster;
 mod device;
 mod eventually;
 mod mosquitto;
 mod postgres;
 mod process;
+mod proxy;
+mod publisher;
 mod refusing_broker;
 mod system;
 
+pub use audit::Verdict;
+pub use auditor::{Auditor, DEVICES, Tally, device_name};
+pub use bed::{Bed, Setup, is_long, lasts};
 pub use client::{Client, events, health_becomes, is_serving};
+pub use cluster::Cluster;
 pub use device::Device;
-pub use eventually::{DEADLINE, eventually};
+pub use eventually::{DEADLINE, eventually, eventually_within};
 pub use mosquitto::Mosquitto;
 pub use postgres::PostgresDatabase;
 pub use process::{Process, free_port};
+pub use proxy::{Mode, Proxy};
+pub use publisher::RawDevice;
 pub use refusing_broker::{Manners, RefusingBroker};
 pub use system::{Database, System};

@@ -12,14 +12,15 @@ use tokio::net::TcpStream;
 
 use crate::{Process, certificates, eventually, free_port};
 
+const CONFIG: &str = "mosquitto.conf";
+const SESSIONS: &str = "mosquitto.db";
+
 /// A broker.
 #[derive(Debug)]
 pub struct Mosquitto {
     port: u16,
     tls_port: u16,
     folder: TempDir,
-    /// Further lines of its config.
-    more: String,
     process: Option<Process>,
 }
 
@@ -38,13 +39,26 @@ impl Mosquitto {
 
     /// Starts a broker with further lines of config, which prevail.
     pub async fn start_with(more: &str) -> anyhow::Result<Self> {
-        let (port, tls_port, folder) = (free_port()?, free_port()?, TempDir::new()?);
-        certificates::write(folder.path())?;
-        let more = more.to_owned();
-        let mut broker = Self { port, tls_port, folder, more, process: None };
-        broker.write_config()?;
+        let mut broker = Self::new()?;
+        certificates::write(broker.folder())?;
+        broker.write_config(more)?;
         broker.restart().await?;
         Ok(broker)
+    }
+
+    /// Starts a broker as it comes out of its package, but that everyone may use it.
+    pub async fn stock() -> anyhow::Result<Self> {
+        let mut broker = Self::new()?;
+        let config =
+            format!("user root\nlistener {} 127.0.0.1\nallow_anonymous true\n", broker.port);
+        fs::write(broker.folder().join(CONFIG), config)?;
+        broker.restart().await?;
+        Ok(broker)
+    }
+
+    fn new() -> anyhow::Result<Self> {
+        let (port, tls_port, folder) = (free_port()?, free_port()?, TempDir::new()?);
+        Ok(Self { port, tls_port, folder, process: None })
     }
 
     /// Where it listens.
@@ -62,6 +76,32 @@ impl Mosquitto {
         self.folder.path()
     }
 
+    /// Asks it to stop, and waits until it has.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        let mut process = self.process.take().context("it does not run")?;
+        process.terminate()?;
+        process.ended().await.map(drop)
+    }
+
+    /// Waits until it has saved its sessions once more.
+    pub async fn saves(&self) -> anyhow::Result<()> {
+        let saved = || fs::metadata(self.folder().join(SESSIONS)).and_then(|file| file.modified());
+        let before = saved().ok();
+        eventually("mosquitto saves its sessions", async || {
+            ensure!(before != Some(saved()?), "not yet");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Ends it like a power cut, and loses every session.
+    pub fn forget(&mut self) -> anyhow::Result<()> {
+        self.kill()?;
+        let sessions = self.folder().join(SESSIONS);
+        // It may not have saved any yet.
+        if sessions.exists() { Ok(fs::remove_file(sessions)?) } else { Ok(()) }
+    }
+
     /// Ends it like a power cut.
     pub fn kill(&mut self) -> anyhow::Result<()> {
         self.process.take().map_or(Ok(()), |mut process| process.kill())
@@ -76,7 +116,7 @@ impl Mosquitto {
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         self.kill()?;
         let mut command = Command::new(tool("mosquitto")?);
-        command.arg("-c").arg(self.folder.path().join("mosquitto.conf"));
+        command.arg("-c").arg(self.folder().join(CONFIG));
         self.process = Some(Process::spawn("mosquitto", command)?);
         eventually("mosquitto accepts connections", async || {
             TcpStream::connect(("127.0.0.1", self.port)).await?;
@@ -86,8 +126,8 @@ impl Mosquitto {
     }
 
     /// The config that is shipped with the bridge, with ports and folders of this test.
-    fn write_config(&self) -> anyhow::Result<()> {
-        let folder = self.folder.path().display().to_string();
+    fn write_config(&self, more: &str) -> anyhow::Result<()> {
+        let folder = self.folder().display().to_string();
         let shipped =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../services/mqtt-bridge/mosquitto.conf");
         let mut config = fs::read_to_string(shipped)?;
@@ -104,10 +144,10 @@ impl Mosquitto {
              cafile {folder}/ca.pem\n\
              certfile {folder}/server.pem\n\
              keyfile {folder}/server.key\n\
-             require_certificate true\n{}",
-            self.tls_port, self.more
+             require_certificate true\n{more}",
+            self.tls_port
         );
-        fs::write(self.folder.path().join("mosquitto.conf"), config)?;
+        fs::write(self.folder().join(CONFIG), config)?;
         let acl = format!(
             "user {}\ntopic write devices/#\nuser {}\ntopic read devices/#\n",
             Self::DEVICE,

@@ -17,6 +17,11 @@ impl PostgresDatabase {
     pub async fn create() -> anyhow::Result<Self> {
         let server = env::var("TELEMETRY_TEST_POSTGRES_URL")
             .context("TELEMETRY_TEST_POSTGRES_URL is not set: run tests/run")?;
+        Self::create_on(server).await
+    }
+
+    /// Creates it on a server.
+    pub async fn create_on(server: String) -> anyhow::Result<Self> {
         let unique = tempfile::Builder::new().prefix("x").rand_bytes(10).tempfile()?;
         let unique = unique.path().file_name().context("no file name")?.to_string_lossy();
         let name = format!("telemetry_e2e_{}", unique.to_lowercase());
@@ -31,6 +36,19 @@ impl PostgresDatabase {
     pub fn url(&self) -> String {
         let end = self.server.rfind('/').unwrap_or(self.server.len());
         format!("{}/{}", self.server.get(..end).unwrap_or_default(), self.name)
+    }
+
+    /// The port of its server.
+    pub fn port(&self) -> anyhow::Result<u16> {
+        let (_, rest) = self.server.rsplit_once(':').context("a URL without a port")?;
+        let (port, _) = rest.split_once('/').context("a URL without a database")?;
+        Ok(port.parse()?)
+    }
+
+    /// Its URL through another port of this machine.
+    pub fn url_through(&self, port: u16) -> anyhow::Result<String> {
+        let own = format!(":{}/", self.port()?);
+        Ok(self.url().replacen(&own, &format!(":{port}/"), 1))
     }
 
     /// A connection to it.

@@ -1,7 +1,7 @@
 //! A child process: started with a clean environment, its log kept, killed when dropped.
 
 use std::{
-    env,
+    env, fs,
     io::{BufRead, BufReader, Read},
     net::TcpListener,
     path::{Path, PathBuf},
@@ -54,6 +54,19 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, log })
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How much memory it has ever held, in bytes.
+    pub fn peak_memory_bytes(&self) -> anyhow::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = line.and_then(|line| line.split_whitespace().next());
+        Ok(kilobytes.context("no VmHWM")?.parse::<u64>()? * 1024)
+    }
+
     /// The lines it has printed so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -76,7 +89,7 @@ impl Process {
 
     /// Sends it a signal, such as STOP, which makes it hang, or CONT, after which it goes on.
     pub fn signal(&self, signal: &str) -> anyhow::Result<()> {
-        let (signal, pid) = (format!("-{signal}"), self.child.id().to_string());
+        let (signal, pid) = (format!("-{signal}"), self.pid().to_string());
         ensure!(Command::new("kill").args([signal, pid]).status()?.success(), "kill failed");
         Ok(())
     }
@@ -133,7 +146,9 @@ fn binary_path(name: &str) -> anyhow::Result<PathBuf> {
     Ok(binary)
 }
 
-/// A port nobody listens on right now.
+/// A port nobody listens on right now, and which no outgoing connection is given meanwhile.
 pub fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    let mut ports = std::iter::repeat_with(|| fastrand::u16(10_000..32_000)).take(1000);
+    let free = ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.context("no port is free")
 }

@@ -31,6 +31,8 @@ pub struct System {
     password: String,
     bridge_broker: Option<u16>,
     tls_variables: Vec<(&'static str, String)>,
+    bridge_store: Option<u16>,
+    store_database: Option<u16>,
     bridge_variables: Vec<(&'static str, String)>,
 }
 
@@ -49,8 +51,18 @@ impl System {
             Database::Sqlite => None,
             Database::Timescale => Some(PostgresDatabase::create().await?),
         };
-        let mut system = Self {
-            broker: Mosquitto::start().await?,
+        let mut system = Self::prepare(Mosquitto::start().await?, postgres).await?;
+        system.restart_store().await?;
+        Ok(system)
+    }
+
+    /// A system to be, with a database that is up to date: an embedded one if none is given.
+    pub async fn prepare(
+        broker: Mosquitto,
+        postgres: Option<PostgresDatabase>,
+    ) -> anyhow::Result<Self> {
+        let system = Self {
+            broker,
             store: None,
             bridge: None,
             postgres,
@@ -60,42 +72,61 @@ impl System {
             password: Mosquitto::PASSWORD.to_owned(),
             bridge_broker: None,
             tls_variables: Vec::new(),
+            bridge_store: None,
+            store_database: None,
             bridge_variables: Vec::new(),
         };
         if system.postgres.is_some() {
-            let variables = [("DATABASE_URL", system.database_url())];
+            let variables = [("DATABASE_URL", system.database_url()?)];
             let mut migrate = Process::start_with("telemetry-store", &["migrate"], &variables)?;
             anyhow::ensure!(migrate.ended().await?.success(), "{:?}", migrate.log());
         }
-        system.restart_store().await?;
         Ok(system)
     }
 
     /// Starts the store (again) and waits until it serves. One that runs is killed.
     pub async fn restart_store(&mut self) -> anyhow::Result<()> {
-        drop(self.store.take());
-        let variables =
-            [("DATABASE_URL", self.database_url()), ("STORE_LISTEN", self.store_address())];
-        self.store = Some(Process::start("telemetry-store", &variables)?);
+        self.launch_store()?;
         health_becomes(&self.store_address(), true).await
+    }
+
+    /// Starts the store (again) without waiting. One that runs is killed.
+    pub fn launch_store(&mut self) -> anyhow::Result<()> {
+        drop(self.store.take());
+        self.store = Some(self.another_store(&self.store_address())?);
+        Ok(())
+    }
+
+    /// Starts one more store on the same database, without waiting.
+    pub fn another_store(&self, listen: &str) -> anyhow::Result<Process> {
+        let variables =
+            [("DATABASE_URL", self.database_url()?), ("STORE_LISTEN", listen.to_owned())];
+        Process::start("telemetry-store", &variables)
     }
 
     /// Starts the bridge (again) without waiting. One that runs is killed.
     pub fn start_bridge(&mut self) -> anyhow::Result<()> {
         drop(self.bridge.take());
+        self.bridge = Some(self.another_bridge(&[])?);
+        Ok(())
+    }
+
+    /// Starts one more bridge without waiting, other than the first in these variables.
+    pub fn another_bridge(&self, differing: &[(&'static str, String)]) -> anyhow::Result<Process> {
         let port = self.bridge_broker.unwrap_or(self.broker.port());
+        let store = self.bridge_store.unwrap_or(self.store_port);
         let mut variables = vec![
             ("MQTT_HOST", "localhost".to_owned()),
             ("MQTT_PORT", port.to_string()),
             ("MQTT_CLIENT_ID", "bridge".to_owned()),
             ("MQTT_BACKEND_PASSWORD", self.password.clone()),
-            ("STORE_URL", format!("http://{}", self.store_address())),
+            ("STORE_URL", format!("http://127.0.0.1:{store}")),
             ("BRIDGE_LISTEN", self.bridge_address()),
         ];
         variables.extend(self.tls_variables.clone());
         variables.extend(self.bridge_variables.clone());
-        self.bridge = Some(Process::start("mqtt-bridge", &variables)?);
-        Ok(())
+        variables.extend_from_slice(differing);
+        Process::start("mqtt-bridge", &variables)
     }
 
     /// Lets the bridge use another password from its next start on.
@@ -113,10 +144,20 @@ impl System {
         self.bridge_broker = Some(port);
     }
 
+    /// Lets the bridge reach its store through another port from its next start on.
+    pub fn set_store(&mut self, port: u16) {
+        self.bridge_store = Some(port);
+    }
+
+    /// Lets the store reach its server through another port from its next start on.
+    pub fn set_database(&mut self, port: u16) {
+        self.store_database = Some(port);
+    }
+
     /// Lets the bridge use TLS from its next start on, with a certificate of its own or without.
     pub fn use_tls(&mut self, with_certificate: bool) {
         let file = |name: &str| self.broker.folder().join(name).display().to_string();
-        self.tls_variables = vec![
+        self.bridge_variables = vec![
             ("MQTT_USE_TLS", "true".to_owned()),
             ("MQTT_TLS_PORT", self.broker.tls_port().to_string()),
             ("MQTT_CA_CERT", file("ca.pem")),
@@ -124,8 +165,13 @@ impl System {
         if with_certificate {
             let identity =
                 [("MQTT_CLIENT_CERT", file("client.pem")), ("MQTT_CLIENT_KEY", file("client.key"))];
-            self.tls_variables.extend(identity);
+            self.bridge_variables.extend(identity);
         }
+    }
+
+    /// The port on which the store serves.
+    pub fn store_port(&self) -> u16 {
+        self.store_port
     }
 
     /// Where the store serves.
@@ -153,10 +199,11 @@ impl System {
         Device::of(&self.broker)
     }
 
-    fn database_url(&self) -> String {
-        match &self.postgres {
-            Some(postgres) => postgres.url(),
-            None => format!("sqlite://{}/telemetry.db", self.folder.path().display()),
+    fn database_url(&self) -> anyhow::Result<String> {
+        match (&self.postgres, self.store_database) {
+            (Some(postgres), Some(port)) => postgres.url_through(port),
+            (Some(postgres), None) => Ok(postgres.url()),
+            (None, _) => Ok(format!("sqlite://{}/telemetry.db", self.folder.path().display())),
         }
     }
 }

@@ -51,10 +51,10 @@ struct Which {
 pub(crate) async fn ledger(store: &Store, output: &mut Output<'_>) -> anyhow::Result<()> {
     let answer = store.diagnostics().get_ledger(v1::GetLedgerRequest {}).await;
     let answer = answer.map_err(|status| store.explain(&status))?.into_inner();
-    let mut rows = vec![account("all", "", false, answer.total.unwrap_or_default())];
+    let mut rows = vec![account("all", "", false, &answer.total.unwrap_or_default())];
     for sender in &answer.senders {
         let ledger = sender.ledger.clone().unwrap_or_default();
-        rows.push(account(&sender.process_id, &sender.client_id, sender.ended, ledger));
+        rows.push(account(&sender.process_id, &sender.client_id, sender.ended, &ledger));
     }
     output.rows(rows)?;
     for sender in answer.senders {
@@ -65,7 +65,7 @@ pub(crate) async fn ledger(store: &Store, output: &mut Output<'_>) -> anyhow::Re
     Ok(())
 }
 
-fn account(process: &str, client: &str, ended: bool, ledger: v1::Ledger) -> Row {
+fn account(process: &str, client: &str, ended: bool, ledger: &v1::Ledger) -> Row {
     vec![
         ("process", process.into()),
         ("client", client.into()),

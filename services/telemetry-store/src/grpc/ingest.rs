@@ -243,3 +243,37 @@ fn invalid(wire: &IngestEvent, error: Invalid, received: Timestamp) -> Message {
     };
     Message { topic: Box::default(), qos: 0, event: None, refusal: Some(refusal) }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::future::ready;
+
+    use telemetry_model::{SystemClock, Tally};
+
+    use super::*;
+    use crate::storage::fake::FakeStorage;
+
+    #[tokio::test]
+    async fn a_failed_batch_is_not_acknowledged_by_those_after_it() {
+        let settled =
+            |last_sequence, outcome| Settled { last_sequence, rejections: vec![], outcome };
+        let (responses, mut sent) = mpsc::channel(RESPONSES);
+        let storage: Arc<dyn Storage> = Arc::new(FakeStorage::new(0));
+        let (batcher, ..) = Batcher::new(Arc::clone(&storage));
+        let mut session = Session {
+            storage,
+            batcher,
+            clock: Arc::new(SystemClock),
+            sender: None,
+            lifecycle: Lifecycle::new(),
+            last_sequence: 2,
+            pending: FuturesOrdered::new(),
+            responses,
+        };
+        session.pending.push_back(ready(settled(2, Ok(Tally::default()))).boxed());
+        let failed = settled(1, Err(Arc::new(Error::Unavailable("gone".into()))));
+        assert!(session.acknowledge(failed).await.is_err());
+        assert!(session.acknowledge_pending().await.is_ok());
+        assert!(sent.try_recv().is_err(), "2 was acknowledged, and 1 with it");
+    }
+}

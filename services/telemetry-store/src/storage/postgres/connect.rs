@@ -3,11 +3,12 @@
 use std::{str::FromStr, time::Duration};
 
 use sqlx::{
-    Executor, PgPool,
+    Connection, Executor, PgPool,
     migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use telemetry_model::Invalid;
+use tokio::time::timeout;
 
 use crate::error::{Error, Result};
 
@@ -26,6 +27,9 @@ const SESSION: [(&str, &str); 5] = [
     ("timezone", "UTC"),
 ];
 
+/// How long a connection that is given back may take to show that it is still good.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Connections to a database as the store wants them.
 pub(in crate::storage) async fn pool(url: &str, connections: u32) -> Result<PgPool> {
     let invalid = |error: sqlx::Error| Invalid::new("DATABASE_URL", error.to_string());
@@ -34,6 +38,13 @@ pub(in crate::storage) async fn pool(url: &str, connections: u32) -> Result<PgPo
     let pool = PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(5))
+        // Or one whose other end is gone without a word would take a place for ever.
+        .after_release(|connection, _| {
+            Box::pin(async {
+                let answers = timeout(RELEASE_TIMEOUT, connection.ping()).await;
+                answers.map_err(|_| sqlx::Error::PoolTimedOut)?.map(|()| true)
+            })
+        })
         .connect_with(options)
         .await?;
     Ok(pool)

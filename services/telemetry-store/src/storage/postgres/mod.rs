@@ -15,6 +15,8 @@ mod quarantine;
 mod reads;
 mod tx;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use service_kit::lifecycle::Lifecycle;
 use sqlx::{Executor, PgPool};
@@ -22,7 +24,7 @@ use telemetry_model::{
     Account, Bucket, Cursor, Device, DeviceId, MetricName, Reading, ReadingQuery, Sender,
     Submission, SummaryQuery, Tally, Timestamp,
 };
-use tokio::sync::broadcast;
+use tokio::{sync::broadcast, time::timeout};
 
 use self::{micros::Micros, tx::PgTx};
 use super::{
@@ -31,12 +33,16 @@ use super::{
     events,
     names::Unknown,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// One of them listens.
 const CONNECTIONS: u32 = 9;
 /// Commits a receiver may lag behind before it must look at the log by itself.
 const COMMITS: usize = 1024;
+
+/// A write that takes longer waits for a server that is gone without a word: no timeout of the
+/// server's own reaches us then. A bridge does not wait longer either.
+const PATIENCE: Duration = Duration::from_secs(25);
 
 /// A TimescaleDB database.
 #[derive(Debug)]
@@ -106,6 +112,12 @@ impl Postgres {
     }
 }
 
+/// Waits for a write, but not for ever. What was committed all the same is a duplicate next time.
+async fn answered<T>(write: impl Future<Output = Result<T>>) -> Result<T> {
+    let gone = |_| Error::Unavailable("the database does not answer".into());
+    timeout(PATIENCE, write).await.map_err(gone)?
+}
+
 /// Locks the devices in one order: two replicas that write notes on the same ones cannot deadlock.
 /// (An update alone locks in the order of its plan, whatever the order of the array.)
 const FLUSH: &str = "
@@ -127,9 +139,12 @@ impl Storage for Postgres {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        self.register_names(batch).await?;
-        let tx = PgTx::begin(&self.pool, &self.instance).await?;
-        let tallies = append::append(tx, &self.shared, batch).await?;
+        let tallies = answered(async {
+            self.register_names(batch).await?;
+            let tx = PgTx::begin(&self.pool, &self.instance).await?;
+            append::append(tx, &self.shared, batch).await
+        })
+        .await?;
         self.commits.send(Commit::of(batch)).ok();
         Ok(tallies)
     }
@@ -206,13 +221,12 @@ impl Storage for Postgres {
         let ids: Vec<_> = notes.iter().map(|(id, _)| id.as_str().to_owned()).collect();
         let seen: Vec<_> = notes.iter().map(|(_, note)| Micros(note.seen.micros())).collect();
         let heartbeats = notes.iter().map(|(_, note)| note.heartbeat.map(|t| Micros(t.micros())));
-        sqlx::query(FLUSH)
+        let flush = sqlx::query(FLUSH)
             .bind(ids)
             .bind(seen)
             .bind(heartbeats.collect::<Vec<_>>())
-            .bind(notes.iter().map(|(_, note)| note.skew_us()).collect::<Vec<_>>())
-            .execute(&self.pool)
-            .await?;
+            .bind(notes.iter().map(|(_, note)| note.skew_us()).collect::<Vec<_>>());
+        answered(async { Ok(flush.execute(&self.pool).await?) }).await?;
         self.shared.last_seen.written(&notes);
         Ok(())
     }
