@@ -244,7 +244,12 @@ fn ledger(account: &Account, report: Option<&v1::BridgeReport>) -> v1::Ledger {
     let Balance { received, in_flight, ended } = account.balance();
     let tally = &account.tally;
     let mut dropped = report.map(|report| report.dropped.clone()).unwrap_or_default();
-    for (reason, count) in [("ended", ended), ("quarantine_full", tally.quarantine_full)] {
+    let told = account.report.as_ref().map_or(0, |report| report.dropped);
+    // What ended long ago has only numbers left.
+    let earlier = told.saturating_sub(dropped.iter().map(|dropped| dropped.count).sum());
+    for (reason, count) in
+        [("ended", ended), ("quarantine_full", tally.quarantine_full), ("earlier", earlier)]
+    {
         if count > 0 {
             dropped.push(v1::Dropped { reason: reason.to_owned(), count });
         }

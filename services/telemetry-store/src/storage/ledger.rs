@@ -12,6 +12,9 @@ use telemetry_model::{Account, Message, ProcessId, SenderReport, Submission, Tal
 use super::{append::AppendTx, rows};
 use crate::error::{Error, Result};
 
+/// Names the account that stands for all that ended long ago. No process takes such a name.
+pub(super) const EARLIER: &str = "(earlier)";
+
 /// A message that is to be settled now.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Due<'a> {
@@ -158,7 +161,11 @@ impl TryFrom<AccountRow> for Account {
                 readings_duplicate: row.readings_duplicate.unsigned_abs(),
                 readings_conflicting: row.readings_conflicting.unsigned_abs(),
             },
-            report: row.report.map(|record| SenderReport { received, dropped, record }),
+            report: (received > 0 || row.report.is_some()).then(|| SenderReport {
+                received,
+                dropped,
+                record: row.report.unwrap_or_default(),
+            }),
         })
     }
 }

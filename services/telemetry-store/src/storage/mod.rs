@@ -61,7 +61,8 @@ pub struct Policy {
     pub readings: Duration,
     /// How long the log is kept for watches, by the time of receipt.
     pub log: Duration,
-    /// How long messages stay in the quarantine, by the time of receipt.
+    /// How long messages stay in the quarantine, by the time of receipt, and the accounts of senders
+    /// that have ended stand by themselves.
     pub quarantine: Duration,
     /// How much the quarantine may hold, in bytes.
     pub quarantine_bytes: u64,

@@ -1,7 +1,8 @@
 //! The ledger: each message of a sender is settled once, whatever comes again, and all are counted.
 
 use telemetry_model::{
-    ClientId, Event, Message, ProcessId, Sender, SenderReport, Submission, Tally, Value,
+    ClientId, Clock, Event, Message, ProcessId, Sender, SenderReport, Submission, SystemClock,
+    Tally, Value,
 };
 
 use super::{Fresh, all, at, heartbeat, on_each_backend, telemetry};
@@ -15,6 +16,7 @@ on_each_backend!(
     messages_are_counted_by_what_became_of_them,
     a_successor_ends_its_predecessor,
     a_process_that_another_database_knew,
+    what_ended_long_ago_becomes_one_account,
 );
 
 fn sender(process: &str) -> Sender {
@@ -150,4 +152,33 @@ async fn a_process_that_another_database_knew(fresh: &mut Fresh) {
     fresh.storage.append(&[submission("a", 101, readings(0..2))]).await.unwrap();
     let balance = fresh.storage.accounts().await.unwrap()[0].balance();
     assert_eq!((balance.received, balance.in_flight), (2, 0));
+}
+
+async fn what_ended_long_ago_becomes_one_account(fresh: &mut Fresh) {
+    for (n, process) in ["a", "b", "c", "d"].into_iter().enumerate() {
+        fresh.storage.introduce(&sender(process), 1).await.unwrap();
+        let from = i64::try_from(n).unwrap() * 10;
+        let mut held = submission(process, 1, readings(from..from + 3));
+        let report = held.report.as_mut().unwrap();
+        (report.received, report.dropped) = (7, 1);
+        fresh.storage.append(&[held]).await.unwrap();
+    }
+    let sums = async || {
+        let accounts = fresh.storage.accounts().await.unwrap();
+        let sum = |count: fn(&telemetry_model::Account) -> u64| -> u64 {
+            accounts.iter().map(count).sum()
+        };
+        let ended = sum(|account| account.balance().ended);
+        (accounts.len(), sum(|a| a.tally.stored), sum(|a| a.balance().received), ended)
+    };
+    assert_eq!(sums().await, (4, 12, 28, 9));
+    let hour = std::time::Duration::from_hours(1);
+    let long_after = SystemClock.now().plus(super::KEPT).plus(hour);
+    for _ in 0..2 {
+        fresh.storage.prune(long_after).await.unwrap();
+        assert_eq!(sums().await, (2, 12, 28, 9), "the living one, and the others in one");
+    }
+    fresh.storage.introduce(&sender("e"), 1).await.unwrap();
+    fresh.storage.prune(long_after).await.unwrap();
+    assert_eq!(sums().await, (2, 12, 28, 12), "d has joined them");
 }

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use sqlx::{PgConnection, PgPool};
-use telemetry_model::{Account, ProcessId, Sender};
+use telemetry_model::{Account, ProcessId, Sender, Timestamp};
 
 use super::micros::Micros;
 use crate::{
     error::Result,
     storage::{
-        ledger::{AccountRow, Entry},
+        ledger::{AccountRow, EARLIER, Entry},
         rows,
     },
 };
@@ -104,4 +104,44 @@ const ACCOUNTS: &str = "
 pub(super) async fn accounts(pool: &PgPool) -> Result<Vec<Account>> {
     let rows: Vec<AccountRow> = sqlx::query_as(ACCOUNTS).fetch_all(pool).await?;
     rows.into_iter().map(TryInto::try_into).collect()
+}
+
+/// What the accounts that ended long ago come to, in one: of their reports only the numbers are kept.
+const FOLD: &str = "
+    WITH old AS (
+        DELETE FROM ledger WHERE ended AND updated < $2 AND process_id <> $1 RETURNING *
+    )
+    INSERT INTO ledger (process_id, client_id, ended, started, updated, received, dropped,
+                        stored, duplicate, quarantined, quarantine_full, partial,
+                        readings_stored, readings_duplicate, readings_conflicting)
+    SELECT $1, '', true, min(started), max(updated),
+           sum(greatest(received - settled_before,
+                        stored + duplicate + quarantined + quarantine_full + dropped))::bigint,
+           sum(dropped)::bigint,
+           sum(stored)::bigint,
+           sum(duplicate)::bigint,
+           sum(quarantined)::bigint,
+           sum(quarantine_full)::bigint,
+           sum(partial)::bigint,
+           sum(readings_stored)::bigint,
+           sum(readings_duplicate)::bigint,
+           sum(readings_conflicting)::bigint
+    FROM old HAVING count(*) > 0
+    ON CONFLICT (process_id) DO UPDATE SET
+        updated = excluded.updated,
+        received = ledger.received + excluded.received,
+        dropped = ledger.dropped + excluded.dropped,
+        stored = ledger.stored + excluded.stored,
+        duplicate = ledger.duplicate + excluded.duplicate,
+        quarantined = ledger.quarantined + excluded.quarantined,
+        quarantine_full = ledger.quarantine_full + excluded.quarantine_full,
+        partial = ledger.partial + excluded.partial,
+        readings_stored = ledger.readings_stored + excluded.readings_stored,
+        readings_duplicate = ledger.readings_duplicate + excluded.readings_duplicate,
+        readings_conflicting = ledger.readings_conflicting + excluded.readings_conflicting";
+
+/// Puts together the accounts that ended before a time.
+pub(super) async fn fold(pool: &PgPool, before: Timestamp) -> Result<()> {
+    sqlx::query(FOLD).bind(EARLIER).bind(Micros(before.micros())).execute(pool).await?;
+    Ok(())
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use sqlx::{AssertSqlSafe, Executor, FromRow, PgConnection, PgPool};
 use telemetry_model::Timestamp;
 
-use super::micros::Micros;
+use super::{ledger, micros::Micros};
 use crate::{error::Result, storage::Policy};
 
 /// Any number, the same in all replicas.
@@ -58,6 +58,7 @@ pub(super) async fn prune(pool: &PgPool, now: Timestamp, policy: Policy) -> Resu
         .bind(Micros(now.minus(policy.quarantine).micros()))
         .execute(pool)
         .await?;
+    ledger::fold(pool, now.minus(policy.quarantine)).await?;
     log.and(readings)
 }
 

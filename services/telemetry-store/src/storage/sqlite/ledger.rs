@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use sqlx::{SqliteConnection, SqlitePool};
-use telemetry_model::{Account, ProcessId, Sender};
+use telemetry_model::{Account, ProcessId, Sender, Timestamp};
 
 use crate::{
     error::Result,
     storage::{
-        ledger::{AccountRow, Entry},
+        ledger::{AccountRow, EARLIER, Entry},
         rows,
     },
 };
@@ -104,4 +104,47 @@ const ACCOUNTS: &str = "
 pub(super) async fn accounts(readers: &SqlitePool) -> Result<Vec<Account>> {
     let rows: Vec<AccountRow> = sqlx::query_as(ACCOUNTS).fetch_all(readers).await?;
     rows.into_iter().map(TryInto::try_into).collect()
+}
+
+/// What the accounts that ended long ago come to, in one: of their reports only the numbers are kept.
+const FOLD: &str = "
+    INSERT INTO ledger (process_id, client_id, ended, started, updated, received, dropped,
+                        stored, duplicate, quarantined, quarantine_full, partial,
+                        readings_stored, readings_duplicate, readings_conflicting)
+    SELECT ?1, '', 1, min(started), max(updated),
+           sum(max(received - settled_before,
+                   stored + duplicate + quarantined + quarantine_full + dropped)),
+           sum(dropped),
+           sum(stored),
+           sum(duplicate),
+           sum(quarantined),
+           sum(quarantine_full),
+           sum(partial),
+           sum(readings_stored),
+           sum(readings_duplicate),
+           sum(readings_conflicting)
+    FROM ledger WHERE ended AND updated < ?2 AND process_id <> ?1 HAVING count(*) > 0
+    ON CONFLICT (process_id) DO UPDATE SET
+        updated = excluded.updated,
+        received = received + excluded.received,
+        dropped = dropped + excluded.dropped,
+        stored = stored + excluded.stored,
+        duplicate = duplicate + excluded.duplicate,
+        quarantined = quarantined + excluded.quarantined,
+        quarantine_full = quarantine_full + excluded.quarantine_full,
+        partial = partial + excluded.partial,
+        readings_stored = readings_stored + excluded.readings_stored,
+        readings_duplicate = readings_duplicate + excluded.readings_duplicate,
+        readings_conflicting = readings_conflicting + excluded.readings_conflicting";
+
+const FORGET: &str = "DELETE FROM ledger WHERE ended AND updated < ?2 AND process_id <> ?1";
+
+/// Puts together the accounts that ended before a time.
+pub(super) async fn fold(writer: &SqlitePool, before: Timestamp) -> Result<()> {
+    let mut tx = writer.begin().await?;
+    for statement in [FOLD, FORGET] {
+        sqlx::query(statement).bind(EARLIER).bind(before.micros()).execute(&mut *tx).await?;
+    }
+    tx.commit().await?;
+    Ok(())
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use sqlx::SqlitePool;
 use telemetry_model::Timestamp;
 
+use super::ledger;
 use crate::{error::Result, storage::Policy};
 
 /// How many rows one transaction deletes.
@@ -55,7 +56,7 @@ pub(super) async fn prune(
         .bind(now.minus(policy.quarantine).micros())
         .execute(writer)
         .await?;
-    Ok(())
+    ledger::fold(writer, now.minus(policy.quarantine)).await
 }
 
 async fn last_of_next(
