@@ -1,0 +1,136 @@
+//! Any course of events at the window, as the source and the uplink cause them: no receipt comes
+//! twice, out of order or too early, whatever breaks, and every message is accounted for.
+//!
+//! ```sh
+//! cargo install cargo-fuzz && cd services/mqtt-bridge
+//! RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none window -- -max_len=4096 -max_total_time=600
+//! ```
+#![no_main]
+
+use std::collections::VecDeque;
+
+use libfuzzer_sys::fuzz_target;
+use telemetry_decode::Reason;
+use telemetry_model::{DeviceId, Event, EventKind, Message, Timestamp};
+
+#[expect(dead_code, reason = "what only the bridge needs of it")]
+#[path = "../../src/window.rs"]
+mod window;
+
+use window::{Limits, Window};
+
+const LIMITS: Limits = Limits { owed: 8, bytes: 64 };
+
+/// What is in the window: whether it is sent to the store, and the receipt, if it is good.
+struct Held {
+    is_message: bool,
+    receipt: Option<u32>,
+}
+
+/// The window as it should be, and the store as it may be.
+#[derive(Default)]
+struct Model {
+    held: VecDeque<Held>,
+    next: u32,
+    received: u64,
+    dropped: u64,
+    acked: u64,
+    sent: u64,
+    /// The store may have settled what was ever sent, and we not have heard of it.
+    ever_sent: u64,
+}
+
+impl Model {
+    fn receipt(&mut self, is_owed: bool) -> Option<u32> {
+        self.next += 1;
+        is_owed.then_some(self.next)
+    }
+
+    /// What must come out now that the store has settled through a number.
+    fn settle(&mut self, through: u64) -> Vec<u32> {
+        let mut receipts = Vec::new();
+        while let Some(front) = self.held.front() {
+            if front.is_message {
+                if self.acked >= through {
+                    break;
+                }
+                self.acked += 1;
+            }
+            receipts.extend(self.held.pop_front().and_then(|held| held.receipt));
+        }
+        receipts
+    }
+}
+
+fuzz_target!(|steps: &[u8]| {
+    let mut window = Window::new(LIMITS);
+    let mut model = Model::default();
+    for step in steps {
+        let (step, how) = (step % 6, u64::from(step / 6));
+        match step {
+            0 => push(&mut window, &mut model, how),
+            1 => {
+                let receipt = model.receipt(how.is_multiple_of(2));
+                window.let_go(Reason::Retained, receipt);
+                (model.received, model.dropped) = (model.received + 1, model.dropped + 1);
+                if receipt.is_some() {
+                    model.held.push_back(Held { is_message: false, receipt });
+                }
+                let acked = model.acked;
+                assert_eq!(window.settled(), model.settle(acked));
+            }
+            2 => {
+                if let Some(batch) = window.next_batch(1 + how as usize, 16) {
+                    assert_eq!(batch.first_sequence, model.sent + 1);
+                    model.sent += batch.messages.len() as u64;
+                    model.ever_sent = model.ever_sent.max(model.sent);
+                }
+            }
+            3 => {
+                let through = model.acked + how;
+                let receipts = window.acked(through);
+                assert_eq!(receipts.is_ok(), through <= model.sent);
+                if let Ok(receipts) = receipts {
+                    assert_eq!(receipts, model.settle(through));
+                }
+            }
+            4 => {
+                let through = model.acked.saturating_sub(3) + how;
+                if through <= model.ever_sent {
+                    let settled = through.max(model.acked);
+                    assert_eq!(window.resume(through), Ok(model.settle(settled)));
+                    model.sent = model.acked;
+                }
+            }
+            _ => {
+                window.void_receipts();
+                model.held.iter_mut().for_each(|held| held.receipt = None);
+            }
+        }
+        let in_flight = model.held.iter().filter(|held| held.is_message).count() as u64;
+        assert_eq!(window.counts().received, model.received);
+        assert_eq!(model.received, model.acked + model.dropped + in_flight);
+        assert_eq!(window.owed(), model.held.iter().filter(|h| h.receipt.is_some()).count());
+        assert_eq!(window.is_empty(), model.held.is_empty());
+        assert_eq!(window.awaits_ack(), model.acked < model.sent);
+        assert_eq!(window.first_held(), model.acked + 1);
+    }
+});
+
+fn push(window: &mut Window<u32>, model: &mut Model, how: u64) {
+    let receipt = model.receipt(how.is_multiple_of(2));
+    let event = Event {
+        device: DeviceId::parse("fern-1").expect("is an id"),
+        kind: EventKind::Heartbeat,
+        received: Timestamp::EPOCH,
+        samples: vec![],
+    };
+    let message = Message { topic: "".into(), qos: 1, event: Some(event), refusal: None };
+    match window.push(message, receipt, 1 + how as usize) {
+        Ok(()) => {
+            model.received += 1;
+            model.held.push_back(Held { is_message: true, receipt });
+        }
+        Err(_) => assert!(!model.held.is_empty(), "one there is always room for"),
+    }
+}
