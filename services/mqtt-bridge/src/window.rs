@@ -253,4 +253,5 @@ pub(crate) fn weight_of_event(event: &Event) -> usize {
 }
 
 #[cfg(test)]
+#[path = "window/tests.rs"] // said outright, as the fuzz target takes this file in by its path
 mod tests;
