@@ -114,6 +114,39 @@ async fn a_sequence_with_a_gap_ends_the_stream() {
     assert_eq!(responses.last().unwrap().acked_through, 1, "what was good is acknowledged");
 }
 
+#[tokio::test]
+async fn a_sender_goes_on_where_it_was_settled() {
+    let store = Store::start().await;
+    let good = |seconds| event("fern-1", seconds, &[("t", Value::Integer(seconds))]);
+    let hello = |first_sequence| IngestRequest {
+        first_sequence,
+        sender: Some(v1::Sender {
+            process_id: "p".into(),
+            client_id: "bridge".into(),
+            started: Some(prost_types::Timestamp::default()),
+        }),
+        ..IngestRequest::default()
+    };
+    let (responses, _) = store.ingest(vec![hello(1), request(1, vec![good(0), good(1)])]).await;
+    let acked: Vec<_> = responses.iter().map(|response| response.acked_through).collect();
+    assert_eq!(acked, [0, 2]);
+    // The answer to the second one was lost; the third is new.
+    let (responses, _) = store.ingest(vec![hello(2), request(3, vec![good(2)])]).await;
+    let acked: Vec<_> = responses.iter().map(|response| response.acked_through).collect();
+    assert_eq!(acked, [2, 3]);
+    for (requests, field) in [
+        (vec![hello(u64::MAX)], "first_sequence"),
+        (vec![request(1, vec![good(3)]), hello(1)], "sender"),
+        (
+            vec![IngestRequest { sender: Some(v1::Sender::default()), ..hello(1) }],
+            "sender.process_id",
+        ),
+    ] {
+        let (_, ended) = store.ingest(requests).await;
+        assert_eq!(violated_field(&ended.unwrap()), field);
+    }
+}
+
 fn violated_field(status: &Status) -> String {
     let violations = status.get_details_bad_request().unwrap().field_violations;
     violations.first().unwrap().field.clone()

@@ -30,6 +30,8 @@ use crate::{
 
 /// The most events in one request.
 const MAX_EVENTS: usize = 10_000;
+/// Where a stream may begin: far below what a database can count to, and more than anyone sends.
+const MAX_SEQUENCE: u64 = 1 << 60;
 /// Requests of one stream that may wait for their commit; then the stream is not read further.
 const MAX_PENDING: usize = 16;
 /// Responses a slow client may leave unread; then its requests are not read further.
@@ -144,6 +146,10 @@ impl Session {
     async fn begin(&mut self, request: &IngestRequest) -> Result<(), Arc<Error>> {
         let mut acked_through = 0;
         if let Some(sender) = &request.sender {
+            if request.first_sequence > MAX_SEQUENCE {
+                let reason = format!("must be at most {MAX_SEQUENCE}");
+                return Err(Arc::new(Invalid::new("first_sequence", reason).into()));
+            }
             let invalid = |error: Invalid| Arc::new(error.within("sender").into());
             let sender = telemetry_proto::sender(sender).map_err(invalid)?;
             let introduced = self.storage.introduce(&sender, request.first_sequence).await;
