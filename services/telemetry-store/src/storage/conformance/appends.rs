@@ -1,5 +1,7 @@
 //! What is stored, and what an append answers.
 
+use std::time::Duration;
+
 use telemetry_model::{DeviceClock, EventKind, Value};
 
 use super::{Fresh, POLICY, all, at, device, heartbeat, on_each_backend, sample, telemetry};
@@ -181,10 +183,18 @@ async fn other_processes_hear_of_commits(fresh: &mut Fresh) {
     if fresh.database.is_some() {
         let other = open(&fresh.url, POLICY, &fresh.background).await.unwrap();
         let mut heard = other.commits();
-        // Its listener says so once it listens.
-        while !matches!(heard.recv().await.unwrap(), Commit::Anything) {}
-        fresh.storage.append_events(&events).await.unwrap();
-        let Commit::Partitions(partitions) = heard.recv().await.unwrap() else { panic!("odd") };
+        // It hears nothing before its listener listens.
+        let mut seconds = 1;
+        let partitions = loop {
+            let event = telemetry("fern-1", seconds, &[("t", Value::Integer(1))]);
+            fresh.storage.append_events(&[event]).await.unwrap();
+            seconds += 1;
+            assert!(seconds < 200, "no hint came");
+            let hint = tokio::time::timeout(Duration::from_millis(200), heard.recv()).await;
+            if let Ok(Ok(Commit::Partitions(partitions))) = hint {
+                break partitions;
+            }
+        };
         assert_eq!(partitions[..], [device("fern-1").partition()]);
         other.close().await;
     } else {
