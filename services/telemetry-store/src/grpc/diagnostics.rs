@@ -2,18 +2,15 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use prost::Message as _;
 use telemetry_decode::{Decoded, Router, TopicFilter, decode};
-use telemetry_model::{
-    Account, Balance, DeviceId, Event, EventKind, Invalid, Message, Submission, Tally,
-};
+use telemetry_model::{DeviceId, Event, EventKind, Invalid, Message, Submission, Tally};
 use telemetry_proto::{
     v1::{self, diagnostics_service_server::DiagnosticsService},
     wire_timestamp,
 };
 use tonic::{Request, Response, Status};
 
-use super::{hints::hints, query::page_size};
+use super::{ledger, query::page_size};
 use crate::{
     batcher::Batcher,
     error::{Error, Result},
@@ -49,8 +46,8 @@ impl DiagnosticsService for Diagnostics {
         _: Request<v1::GetLedgerRequest>,
     ) -> Result<Response<v1::GetLedgerResponse>, Status> {
         let accounts = self.storage.accounts().await?;
-        let senders: Vec<_> = accounts.iter().map(sender_ledger).collect();
-        let total = total(senders.iter().filter_map(|sender| sender.ledger.as_ref()));
+        let senders: Vec<_> = accounts.iter().map(ledger::of_sender).collect();
+        let total = ledger::total(senders.iter().filter_map(|sender| sender.ledger.as_ref()));
         Ok(Response::new(v1::GetLedgerResponse { total: Some(total), senders }))
     }
 
@@ -222,72 +219,6 @@ fn before(page_token: &str) -> Result<Option<i64>> {
             Err(_) => Err(Invalid::new("page_token", reason).into()),
         },
     }
-}
-
-fn sender_ledger(account: &Account) -> v1::SenderLedger {
-    let report = account.report.as_ref();
-    // A report that a later version wrote may not be readable; the numbers do not depend on it.
-    let report = report.and_then(|r| v1::BridgeReport::decode(r.record.as_slice()).ok());
-    v1::SenderLedger {
-        process_id: account.process.clone(),
-        client_id: account.client.clone(),
-        started: Some(wire_timestamp(account.started)),
-        updated: Some(wire_timestamp(account.updated)),
-        ended: account.ended,
-        ledger: Some(ledger(account, report.as_ref())),
-        hints: report.as_ref().filter(|_| !account.ended).map(hints).unwrap_or_default(),
-        report,
-    }
-}
-
-fn ledger(account: &Account, report: Option<&v1::BridgeReport>) -> v1::Ledger {
-    let Balance { received, in_flight, ended } = account.balance();
-    let tally = &account.tally;
-    let mut dropped = report.map(|report| report.dropped.clone()).unwrap_or_default();
-    let told = account.report.as_ref().map_or(0, |report| report.dropped);
-    // What ended long ago has only numbers left.
-    let earlier = told.saturating_sub(dropped.iter().map(|dropped| dropped.count).sum());
-    for (reason, count) in
-        [("ended", ended), ("quarantine_full", tally.quarantine_full), ("earlier", earlier)]
-    {
-        if count > 0 {
-            dropped.push(v1::Dropped { reason: reason.to_owned(), count });
-        }
-    }
-    v1::Ledger {
-        received,
-        stored: tally.stored,
-        duplicate: tally.duplicate,
-        quarantined: tally.quarantined,
-        dropped,
-        in_flight,
-        partial: tally.partial,
-        readings_stored: tally.readings_stored,
-        readings_duplicate: tally.readings_duplicate,
-        readings_conflicting: tally.readings_conflicting,
-    }
-}
-
-fn total<'a>(ledgers: impl Iterator<Item = &'a v1::Ledger>) -> v1::Ledger {
-    let mut total = v1::Ledger::default();
-    let mut dropped = BTreeMap::<_, u64>::new();
-    for ledger in ledgers {
-        total.received += ledger.received;
-        total.stored += ledger.stored;
-        total.duplicate += ledger.duplicate;
-        total.quarantined += ledger.quarantined;
-        total.in_flight += ledger.in_flight;
-        total.partial += ledger.partial;
-        total.readings_stored += ledger.readings_stored;
-        total.readings_duplicate += ledger.readings_duplicate;
-        total.readings_conflicting += ledger.readings_conflicting;
-        for v1::Dropped { reason, count } in &ledger.dropped {
-            *dropped.entry(reason.clone()).or_default() += count;
-        }
-    }
-    total.dropped =
-        dropped.into_iter().map(|(reason, count)| v1::Dropped { reason, count }).collect();
-    total
 }
 
 impl From<Quarantined> for v1::QuarantinedMessage {

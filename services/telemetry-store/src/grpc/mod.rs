@@ -3,6 +3,7 @@
 mod diagnostics;
 mod hints;
 mod ingest;
+mod ledger;
 mod page_token;
 mod query;
 mod status;
