@@ -6,7 +6,7 @@ CREATE TABLE ledger (
     client_id            text NOT NULL,
     started              timestamptz NOT NULL,
     updated              timestamptz NOT NULL,
-    ended                boolean NOT NULL DEFAULT false,
+    ended_at             timestamptz,
     settled_before       bigint NOT NULL DEFAULT 0,
     settled_through      bigint NOT NULL DEFAULT 0,
     stored               bigint NOT NULL DEFAULT 0,
@@ -14,6 +14,7 @@ CREATE TABLE ledger (
     quarantined          bigint NOT NULL DEFAULT 0,
     quarantine_full      bigint NOT NULL DEFAULT 0,
     partial              bigint NOT NULL DEFAULT 0,
+    partial_lost         bigint NOT NULL DEFAULT 0,
     readings_stored      bigint NOT NULL DEFAULT 0,
     readings_duplicate   bigint NOT NULL DEFAULT 0,
     readings_conflicting bigint NOT NULL DEFAULT 0,
@@ -22,7 +23,7 @@ CREATE TABLE ledger (
     report               bytea
 ) WITH (fillfactor = 50);
 COMMENT ON COLUMN ledger.process_id IS 'empty for clients that did not introduce themselves';
-COMMENT ON COLUMN ledger.ended IS 'whether another process has taken over its client_id since';
+COMMENT ON COLUMN ledger.ended_at IS 'when another process took over its client_id';
 COMMENT ON COLUMN ledger.settled_before IS 'messages it had settled before this database knew it';
 COMMENT ON COLUMN ledger.settled_through IS 'the number of its last message that is settled';
 COMMENT ON COLUMN ledger.received IS 'messages the broker handed to it, as it told last';

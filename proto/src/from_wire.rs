@@ -15,6 +15,8 @@ use crate::v1;
 const MAX_TOPIC_BYTES: usize = 65_535;
 /// The longest payload of a refusal, in bytes.
 const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
+/// Nobody counts so far, and a million of these can still be added up.
+const MAX_COUNT: u64 = 1 << 43;
 /// What is kept of a text about a fault, in bytes.
 const MAX_FAULT_BYTES: usize = 1024;
 
@@ -77,7 +79,11 @@ pub fn sender(wire: &v1::Sender) -> Result<Sender, Invalid> {
 /// What a sender told of itself.
 pub fn report(wire: &v1::BridgeReport) -> SenderReport {
     let dropped = wire.dropped.iter().fold(0_u64, |sum, each| sum.saturating_add(each.count));
-    SenderReport { received: wire.received, dropped, record: wire.encode_to_vec() }
+    SenderReport {
+        received: wire.received.min(MAX_COUNT),
+        dropped: dropped.min(MAX_COUNT),
+        record: wire.encode_to_vec(),
+    }
 }
 
 /// An event that a client wants stored.

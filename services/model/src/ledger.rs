@@ -17,6 +17,8 @@ pub struct Tally {
     pub quarantine_full: u64,
     /// Messages of which a part was stored and all is kept in the quarantine.
     pub partial: u64,
+    /// Messages of which a part was stored, and for the whole of which the quarantine had no room.
+    pub partial_lost: u64,
     /// Readings that are new.
     pub readings_stored: u64,
     /// Readings that were there already, with the same value.
@@ -39,6 +41,7 @@ impl AddAssign for Tally {
         self.quarantined += other.quarantined;
         self.quarantine_full += other.quarantine_full;
         self.partial += other.partial;
+        self.partial_lost += other.partial_lost;
         self.readings_stored += other.readings_stored;
         self.readings_duplicate += other.readings_duplicate;
         self.readings_conflicting += other.readings_conflicting;

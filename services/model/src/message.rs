@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use crate::{DeviceId, Event, EventKind, Invalid, Timestamp, id};
 
 /// Names one process, and no other one ever: 1 to [`ProcessId::MAX_BYTES`] bytes of UTF-8 without
-/// control or invisible characters.
+/// control or invisible characters, not beginning with `(`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProcessId(Arc<str>);
 
@@ -15,6 +15,10 @@ impl ProcessId {
 
     /// Checks and keeps an id.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
+        if text.starts_with('(') {
+            // Such are the names of accounts that are no process's.
+            return Err(Invalid::new("process_id", "must not begin with ("));
+        }
         match id::check(text, Self::MAX_BYTES) {
             Ok(()) => Ok(Self(text.into())),
             Err(reason) => Err(Invalid::new("process_id", reason)),

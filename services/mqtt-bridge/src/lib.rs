@@ -8,7 +8,7 @@
 //! acknowledgements to the broker, in the order of receipt.
 //!
 //! Nothing is acknowledged that is not committed, and nothing is kept on disk: what is lost with
-//! this process the broker sends again.
+//! this process the broker sends again, but for what came at `QoS` 0 in its last moments.
 
 mod backoff;
 mod delivery;

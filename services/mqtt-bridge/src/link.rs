@@ -52,7 +52,8 @@ impl Link {
         &self.rejections
     }
 
-    /// What is known of the broker's side, for a moment. The window is not locked meanwhile.
+    /// What is known of the broker's side, for a moment. Whoever locks the window as well locks it
+    /// first.
     pub(crate) fn delivery(&self) -> MutexGuard<'_, Delivery> {
         // A panic elsewhere leaves at worst one count behind.
         self.delivery.lock().unwrap_or_else(PoisonError::into_inner)

@@ -2,7 +2,7 @@
 #![expect(clippy::print_stderr, reason = "says on standard error what is not output")]
 
 use clap::{Args, Subcommand};
-use telemetry_proto::v1::{self, Dropped, EventKind};
+use telemetry_proto::v1::{self, EventKind, ReasonCount};
 
 use crate::{
     output::{self, Output, Row},
@@ -13,7 +13,7 @@ use crate::{
 pub(crate) enum QuarantineCommand {
     /// List messages, the newest first.
     List(ListArgs),
-    /// Decode messages again, and store what can be understood now.
+    /// Decode messages again, all unless told which, and store what can be understood now.
     Replay(ReplayArgs),
 }
 
@@ -41,11 +41,11 @@ pub(crate) struct ReplayArgs {
 #[derive(Args, Clone, Debug)]
 struct Which {
     /// Only messages of this device.
-    #[arg(long, default_value = "")]
-    device: String,
+    #[arg(long)]
+    device: Option<String>,
     /// Only messages with this reason, such as `not_json`.
-    #[arg(long, default_value = "")]
-    reason: String,
+    #[arg(long)]
+    reason: Option<String>,
 }
 
 pub(crate) async fn ledger(store: &Store, output: &mut Output<'_>) -> anyhow::Result<()> {
@@ -79,7 +79,7 @@ fn account(process: &str, client: &str, ended: bool, ledger: &v1::Ledger) -> Row
     ]
 }
 
-fn counts(counts: &[Dropped]) -> String {
+fn counts(counts: &[ReasonCount]) -> String {
     let counts: Vec<_> = counts.iter().map(|d| format!("{} {}", d.count, d.reason)).collect();
     if counts.is_empty() { "0".to_owned() } else { counts.join(", ") }
 }
@@ -97,7 +97,8 @@ pub(crate) async fn quarantine(
 
 async fn list(store: &Store, args: ListArgs, output: &mut Output<'_>) -> anyhow::Result<()> {
     let ListArgs { which: Which { device, reason }, limit } = args;
-    let mut request = v1::ListQuarantineRequest { device_id: device, reason, ..Default::default() };
+    let (device_id, reason) = (device.unwrap_or_default(), reason.unwrap_or_default());
+    let mut request = v1::ListQuarantineRequest { device_id, reason, ..Default::default() };
     let mut left = limit;
     while left > 0 {
         request.page_size = i32::try_from(left.min(1000)).unwrap_or(1000);
@@ -139,14 +140,27 @@ fn message(message: v1::QuarantinedMessage) -> Row {
 
 async fn replay(store: &Store, args: ReplayArgs, output: &mut Output<'_>) -> anyhow::Result<()> {
     let ReplayArgs { which: Which { device, reason }, id, dry_run } = args;
-    let request = v1::ReplayQuarantineRequest { ids: id, device_id: device, reason, dry_run };
-    let answer = store.diagnostics().replay_quarantine(request).await;
-    let answer = answer.map_err(|status| store.explain(&status))?.into_inner();
-    output.rows(vec![vec![
-        ("examined", answer.examined.into()),
-        ("replayed", answer.replayed.into()),
-        ("still_refused", answer.still_refused.into()),
-        ("readings_stored", answer.readings_stored.into()),
-        ("reasons", counts(&answer.reasons).into()),
-    ]])
+    let (device_id, reason) = (device.unwrap_or_default(), reason.unwrap_or_default());
+    let mut request = v1::ReplayQuarantineRequest {
+        ids: id,
+        device_id,
+        reason,
+        dry_run,
+        page_token: String::new(),
+    };
+    loop {
+        let answer = store.diagnostics().replay_quarantine(request.clone()).await;
+        let answer = answer.map_err(|status| store.explain(&status))?.into_inner();
+        output.rows(vec![vec![
+            ("examined", answer.examined.into()),
+            ("replayed", answer.replayed.into()),
+            ("still_refused", answer.still_refused.into()),
+            ("readings_stored", answer.readings_stored.into()),
+            ("reasons", counts(&answer.reasons).into()),
+        ]])?;
+        request.page_token = answer.next_page_token;
+        if request.page_token.is_empty() {
+            return Ok(());
+        }
+    }
 }

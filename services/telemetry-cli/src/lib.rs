@@ -52,7 +52,9 @@ enum Command {
     Readings(query::ReadingsArgs),
     /// Summarize a metric of a device in buckets.
     Summarize(query::SummarizeArgs),
-    /// Account for every message: what came, and what became of it.
+    /// Account for every message, by the process that sent it: what it RECEIVED from the broker was
+    /// STORED, was there already (DUPLICATE), is QUARANTINED, was DROPPED for a reason (`ended`: held
+    /// by a process that ended; with `QoS` 1 the broker delivers it again), or is `IN_FLIGHT`.
     Ledger,
     /// Messages that could not be understood or stored.
     #[command(subcommand)]

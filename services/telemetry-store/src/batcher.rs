@@ -81,8 +81,10 @@ async fn run(
 ) -> Result<()> {
     while let Some(first) = queue.recv().await {
         let batch = Batch::gather(first, &mut queue).await;
-        let result = retry::append(storage.as_ref(), &batch.submissions, &failing).await;
-        batch.answer(result);
+        if !batch.submissions.is_empty() {
+            let result = retry::append(storage.as_ref(), &batch.submissions, &failing).await;
+            batch.answer(result);
+        }
     }
     Ok(())
 }
@@ -118,6 +120,10 @@ impl Batch {
 
     fn add(&mut self, waiting: Waiting) {
         let Waiting { submission, flush, answer } = waiting;
+        if answer.is_closed() {
+            // Its stream has ended with an error: the sender will come with it again.
+            return;
+        }
         self.messages += submission.messages.len();
         self.submissions.push(submission);
         self.answers.push(answer);

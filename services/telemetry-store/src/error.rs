@@ -38,6 +38,9 @@ pub enum Error {
     /// The database refuses what it was given: it would refuse it again.
     #[error("the database refuses it: {0}")]
     Unstorable(BoxError),
+    /// A request is larger than what is taken.
+    #[error("a request is larger than 4 MiB")]
+    TooLarge,
     /// What came before on the stream has failed: the sender must go back to it.
     #[error("what came before was not stored")]
     Overtaken,

@@ -2,7 +2,8 @@
 //!
 //! The path of an event: `grpc` checks what an Ingest stream brings and hands it to the
 //! `batcher`, which gathers the events of all streams and appends them to `storage` in one
-//! transaction; the stream acknowledges what was committed. Storage then hints at the commit, the
+//! transaction, together with the sender's account and what goes to the quarantine; the stream
+//! acknowledges what was committed. Storage then hints at the commit, the
 //! `hub` wakes the watchers of the devices concerned, and each `watcher` reads what is new from
 //! the log. Another replica's commits come in by the same door. Queries ask storage directly.
 //!

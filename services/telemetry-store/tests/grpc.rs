@@ -147,6 +147,16 @@ async fn a_sender_goes_on_where_it_was_settled() {
     }
 }
 
+#[tokio::test]
+async fn a_request_that_is_too_large_is_named() {
+    let store = Store::start().await;
+    let text = Value::Text("x".repeat(4000));
+    let values: Vec<_> = (0..1000).map(|_| ("t", text.clone())).collect();
+    let large = event("fern-1", 0, &values);
+    let (_, ended) = store.ingest(vec![request(1, vec![large.clone(), large])]).await;
+    assert_eq!(ended.unwrap().code(), Code::ResourceExhausted);
+}
+
 fn violated_field(status: &Status) -> String {
     let violations = status.get_details_bad_request().unwrap().field_violations;
     violations.first().unwrap().field.clone()

@@ -1,6 +1,9 @@
 //! What the bridge counts and knows of the broker's side, as it is told to the store.
 
-use telemetry_proto::v1::{BridgeReport, ConnectionFailures, Dropped, Subscription};
+use telemetry_proto::{
+    v1::{BridgeReport, ConnectionFailures, LastFailure, ReasonCount, Subscription},
+    wire_timestamp,
+};
 
 use crate::{
     delivery::{Delivery, Grant},
@@ -14,7 +17,7 @@ pub(super) fn report(counts: &Counts, delivery: &Delivery) -> BridgeReport {
     BridgeReport {
         received: counts.received,
         dropped: dropped
-            .map(|(reason, count)| Dropped { reason: reason.to_string(), count: *count })
+            .map(|(reason, count)| ReasonCount { reason: reason.to_string(), count: *count })
             .collect(),
         received_qos0: delivery.qos0,
         connected: delivery.connected,
@@ -25,6 +28,11 @@ pub(super) fn report(counts: &Counts, delivery: &Delivery) -> BridgeReport {
         connection_failures: failures
             .map(|(class, count)| ConnectionFailures { class: (*class).to_owned(), count: *count })
             .collect(),
+        last_failure: delivery.last_failure.as_ref().map(|failure| LastFailure {
+            class: failure.class.to_owned(),
+            reason: failure.reason.clone(),
+            time: Some(wire_timestamp(failure.time)),
+        }),
     }
 }
 

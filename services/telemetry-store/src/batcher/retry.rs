@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use telemetry_model::{Message, Submission, Tally};
+use telemetry_model::{Message, Refusal, Submission, Tally};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -82,9 +82,15 @@ fn halves(batch: &[Submission], count: usize) -> (Vec<Submission>, Vec<Submissio
 /// The batch with its only event refused.
 fn refused(batch: &[Submission], why: &str) -> Vec<Submission> {
     let refuse = |message: &Message| {
-        let event = message.event.as_ref();
-        let refusal = event.map(|event| refuse(event, "refused_by_database", "", why.to_owned()));
-        let refusal = refusal.or_else(|| message.refusal.clone());
+        let refusal = match (&message.refusal, &message.event) {
+            // It is kept as it came, which is more than what was understood of it.
+            (Some(refusal), _) => {
+                let detail = format!("{}; the database refuses the rest: {why}", refusal.detail);
+                Some(Refusal { detail, ..refusal.clone() })
+            }
+            (None, Some(event)) => Some(refuse(event, "refused_by_database", "", why.to_owned())),
+            (None, None) => None,
+        };
         Message { event: None, refusal, ..message.clone() }
     };
     let mut batch = batch.to_vec();

@@ -95,10 +95,10 @@ async fn a_full_queue_holds_submitters_up() {
     let storage = Arc::new(FakeStorage::new(0));
     storage.hold();
     let (batcher, _tasks) = start(&storage);
-    drop(batcher.submit(events(1), true).await.unwrap());
+    let mut outcomes = vec![batcher.submit(events(1), true).await.unwrap()];
     tokio::task::yield_now().await;
     for _ in 0..QUEUE {
-        drop(batcher.submit(events(1), true).await.unwrap());
+        outcomes.push(batcher.submit(events(1), true).await.unwrap());
     }
     let waits = tokio::time::timeout(Duration::from_mins(1), batcher.submit(events(1), true));
     assert!(waits.await.is_err());
@@ -146,4 +146,15 @@ async fn a_message_that_the_database_refuses_costs_nobody_elses() {
     assert_eq!(tally(before.await.unwrap()), (3, 0));
     assert_eq!(tally(mixed.await.unwrap()), (40, 1));
     assert_eq!(tally(after.await.unwrap()), (5, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_waits_for_any_more_is_left_to_its_sender() {
+    let storage = Arc::new(FakeStorage::new(0));
+    let (batcher, _tasks) = start(&storage);
+    drop(batcher.submit(events(2), false).await.unwrap());
+    batcher.submit(events(3), true).await.unwrap().await.unwrap().unwrap();
+    drop(batcher.submit(events(4), true).await.unwrap());
+    batcher.submit(events(5), true).await.unwrap().await.unwrap().unwrap();
+    assert_eq!(storage.batches(), [3, 5]);
 }

@@ -23,8 +23,8 @@ const MAX_PAGE_BYTES: usize = 3 * 1024 * 1024;
 const CHUNK: usize = 16;
 /// The most messages a request may name.
 const MAX_IDS: usize = 1000;
-/// The most reasons in an answer.
-const MAX_REASONS: usize = 100;
+/// The most messages that one call replays.
+const MAX_REPLAYED: u64 = 1000;
 
 /// The Diagnostics service.
 #[derive(Debug)]
@@ -67,7 +67,8 @@ impl DiagnosticsService for Diagnostics {
         request: Request<v1::ReplayQuarantineRequest>,
     ) -> Result<Response<v1::ReplayQuarantineResponse>, Status> {
         let request = request.into_inner();
-        let query = query(&request.device_id, request.reason, request.ids)?;
+        let mut query = query(&request.device_id, request.reason, request.ids)?;
+        query.before = before(&request.page_token)?;
         Ok(Response::new(self.replay(query, request.dry_run).await?))
     }
 }
@@ -111,6 +112,10 @@ impl Diagnostics {
             query.limit = CHUNK;
             let chunk = self.storage.quarantine(&query).await?;
             let Some(last) = chunk.last() else { break };
+            if answer.examined >= MAX_REPLAYED {
+                answer.next_page_token = query.before.map(|id| id.to_string()).unwrap_or_default();
+                break;
+            }
             query.before = Some(last.id);
             for message in &chunk {
                 answer.examined += 1;
@@ -122,8 +127,10 @@ impl Diagnostics {
                     Ok(event) => {
                         let tally = self.store(message, event).await?;
                         answer.readings_stored += tally.readings_stored;
-                        // What storage refuses is in the quarantine anew, so this one can go.
-                        self.storage.release(&[message.id]).await?;
+                        // What storage refuses of it is in the quarantine anew, if there was room.
+                        if tally.quarantine_full + tally.partial_lost == 0 {
+                            self.storage.release(&[message.id]).await?;
+                        }
                         (tally.stored + tally.duplicate == 0).then(|| "refused_again".to_owned())
                     }
                     Err(reason) => Some(reason),
@@ -137,8 +144,8 @@ impl Diagnostics {
                 }
             }
         }
-        let reasons = reasons.into_iter().take(MAX_REASONS);
-        answer.reasons = reasons.map(|(reason, count)| v1::Dropped { reason, count }).collect();
+        let reasons = reasons.into_iter();
+        answer.reasons = reasons.map(|(reason, count)| v1::ReasonCount { reason, count }).collect();
         Ok(answer)
     }
 

@@ -11,10 +11,10 @@ pub(super) fn hints(report: &BridgeReport) -> Vec<Hint> {
     let mut hints = Vec::new();
     let mut hint = |finding: String, fix: &str| hints.push(Hint { finding, fix: fix.to_owned() });
     if !report.connected {
-        let failures = report.connection_failures.iter();
-        let failures: Vec<_> = failures.map(|f| format!("{} x {}", f.count, f.class)).collect();
-        let finding = format!("not connected with the broker ({})", failures.join(", "));
-        hint(finding, "see the bridge's log for the reason and the remedy");
+        let last = report.last_failure.as_ref();
+        let last = last.map(|failure| format!(": {}: {}", failure.class, failure.reason));
+        let finding = format!("not connected with the broker{}", last.unwrap_or_default());
+        hint(finding, "see the bridge's log for the remedy");
     }
     for subscription in &report.subscriptions {
         let filter = &subscription.filter;
@@ -47,7 +47,7 @@ pub(super) fn hints(report: &BridgeReport) -> Vec<Hint> {
 
 #[cfg(test)]
 mod tests {
-    use telemetry_proto::v1::{ConnectionFailures, Subscription};
+    use telemetry_proto::v1::{LastFailure, Subscription};
 
     use super::*;
 
@@ -76,11 +76,15 @@ mod tests {
     fn each_weakness_has_its_remedy() {
         let refused = Subscription { filter: "a/+".into(), granted: false, qos: 0 };
         let weak = Subscription { granted: true, ..refused.clone() };
-        let failures = vec![ConnectionFailures { class: "network".into(), count: 3 }];
+        let last_failure = Some(LastFailure {
+            class: "network".into(),
+            reason: "connection refused".into(),
+            time: None,
+        });
         for (report, remedy) in [
             (
-                BridgeReport { connected: false, connection_failures: failures, ..good() },
-                "3 x network",
+                BridgeReport { connected: false, last_failure, ..good() },
+                "network: connection refused",
             ),
             (BridgeReport { subscriptions: vec![refused], ..good() }, "ACL"),
             (BridgeReport { subscriptions: vec![weak], ..good() }, "max_qos"),

@@ -20,7 +20,7 @@ use telemetry_proto::v1::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{
     batcher::{Batcher, Outcome},
@@ -132,6 +132,10 @@ impl Session {
                         self.accept(request).await?;
                     }
                     Ok(None) => return Ok(()),
+                    // So the server says when a message is over its limit.
+                    Err(status) if status.code() == Code::OutOfRange => {
+                        return Err(Arc::new(Error::TooLarge));
+                    }
                     Err(status) => {
                         tracing::debug!(%status, "ingest stream broke");
                         return Ok(());

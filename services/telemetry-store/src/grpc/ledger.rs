@@ -36,7 +36,7 @@ fn ledger(account: &Account, report: Option<&v1::BridgeReport>) -> v1::Ledger {
         [("ended", ended), ("quarantine_full", tally.quarantine_full), ("earlier", earlier)]
     {
         if count > 0 {
-            dropped.push(v1::Dropped { reason: reason.to_owned(), count });
+            dropped.push(v1::ReasonCount { reason: reason.to_owned(), count });
         }
     }
     v1::Ledger {
@@ -47,6 +47,7 @@ fn ledger(account: &Account, report: Option<&v1::BridgeReport>) -> v1::Ledger {
         dropped,
         in_flight,
         partial: tally.partial,
+        partial_lost: tally.partial_lost,
         readings_stored: tally.readings_stored,
         readings_duplicate: tally.readings_duplicate,
         readings_conflicting: tally.readings_conflicting,
@@ -64,14 +65,15 @@ pub(super) fn total<'a>(ledgers: impl Iterator<Item = &'a v1::Ledger>) -> v1::Le
         total.quarantined += ledger.quarantined;
         total.in_flight += ledger.in_flight;
         total.partial += ledger.partial;
+        total.partial_lost += ledger.partial_lost;
         total.readings_stored += ledger.readings_stored;
         total.readings_duplicate += ledger.readings_duplicate;
         total.readings_conflicting += ledger.readings_conflicting;
-        for v1::Dropped { reason, count } in &ledger.dropped {
+        for v1::ReasonCount { reason, count } in &ledger.dropped {
             *dropped.entry(reason.clone()).or_default() += count;
         }
     }
     total.dropped =
-        dropped.into_iter().map(|(reason, count)| v1::Dropped { reason, count }).collect();
+        dropped.into_iter().map(|(reason, count)| v1::ReasonCount { reason, count }).collect();
     total
 }

@@ -117,10 +117,11 @@ pub(super) async fn append<T: AppendTx>(
     let work = ledger::work(&mut tx, batch).await?;
     let events: Vec<_> = work.due.iter().filter_map(|due| due.message.event.as_ref()).collect();
     let stored = store(&mut tx, shared, &events).await?;
-    let (kept, tallies) = settle(shared, batch.len(), &work.due, &events, &stored);
+    let (kept, tallies) = settle(shared.room.left(), batch.len(), &work.due, &events, &stored);
     tx.insert_quarantine(&kept).await?;
     tx.save_accounts(&ledger::entries(batch, &work, &tallies)).await?;
     tx.commit(&stored.partitions).await?;
+    shared.room.fill(kept.iter().map(Kept::bytes).sum());
     shared.names.learn_pairs(stored.pairs);
     shared.last_seen.note(&events);
     let tallies = tallies.into_iter().zip(work.follows);
@@ -158,12 +159,14 @@ async fn store<T: AppendTx>(tx: &mut T, shared: &Shared, events: &[&Event]) -> R
     let pairs = rows.iter().map(|row| (row.identity.device, row.identity.metric));
     let pairs: Vec<_> = shared.names.unknown_pairs(pairs).into_iter().collect();
     tx.save(&heads, &clocks.changes(events), &pairs).await?;
+    // Nobody need hear of what left the log as it was.
+    let partitions = if log.is_empty() { Vec::new() } else { partitions };
     Ok(Stored { counts, too_old, partitions, pairs })
 }
 
-/// What goes into the quarantine, and what is counted for each submission.
+/// What goes into the quarantine, which has so much room, and what is counted for each submission.
 fn settle<'a>(
-    shared: &Shared,
+    mut room: u64,
     submissions: usize,
     due: &[Due<'a>],
     events: &[&'a Event],
@@ -188,7 +191,11 @@ fn settle<'a>(
         }
         let known = counts.duplicates + counts.conflicts > 0;
         let is_refused = !refused.is_empty();
-        refused.retain(|kept| shared.room.take(kept));
+        refused.retain(|kept| {
+            let left = room.checked_sub(kept.bytes());
+            room = left.unwrap_or(room);
+            left.is_some()
+        });
         let is_kept = !refused.is_empty();
         kept.append(&mut refused);
         if let Some(tally) = tallies.get_mut(*submission) {
@@ -197,7 +204,8 @@ fn settle<'a>(
                 duplicate: (known && !added).into(),
                 quarantined: (is_kept && !added && !known).into(),
                 quarantine_full: (!is_kept && !added && !known).into(),
-                partial: (is_refused && (added || known)).into(),
+                partial: (is_kept && (added || known)).into(),
+                partial_lost: (is_refused && !is_kept && (added || known)).into(),
                 readings_stored: counts.stored,
                 readings_duplicate: counts.duplicates,
                 readings_conflicting: counts.conflicts,

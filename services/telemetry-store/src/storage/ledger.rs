@@ -57,7 +57,8 @@ pub(super) async fn work<'a, T: AppendTx>(tx: &mut T, batch: &'a [Submission]) -
     for (index, submission) in batch.iter().enumerate() {
         let Submission { sender, first_sequence, messages, .. } = submission;
         let mut come_again = 0;
-        if let Some(sender) = sender {
+        // One without messages has nothing that could be passed over.
+        if let Some(sender) = sender.as_ref().filter(|_| !messages.is_empty()) {
             let through = work.settled.get_mut(sender);
             let Some(through) = through.filter(|through| *first_sequence <= **through + 1) else {
                 work.follows.push(false);
@@ -91,14 +92,15 @@ pub(super) fn entries<'a>(
             process.and_then(|id| work.settled.get(id)).copied().unwrap_or_default();
         entry.tally += *tally;
         // Reports count up, so the one that counts more is the newer one.
-        entry.report = submission.report.iter().chain(entry.report).max_by_key(|r| r.received);
+        let reports = entry.report.into_iter().chain(&submission.report);
+        entry.report = reports.max_by_key(|report| report.received);
     }
     entries
 }
 
 impl Entry<'_> {
     /// What is written to columns, in their order in the backends' statements.
-    pub(super) fn numbers(&self) -> [i64; 11] {
+    pub(super) fn numbers(&self) -> [i64; 12] {
         let Self { settled_through, tally, report } = self;
         [
             *settled_through,
@@ -109,6 +111,7 @@ impl Entry<'_> {
             tally.quarantined,
             tally.quarantine_full,
             tally.partial,
+            tally.partial_lost,
             tally.readings_stored,
             tally.readings_duplicate,
             tally.readings_conflicting,
@@ -131,6 +134,7 @@ pub(super) struct AccountRow {
     quarantined: i64,
     quarantine_full: i64,
     partial: i64,
+    partial_lost: i64,
     readings_stored: i64,
     readings_duplicate: i64,
     readings_conflicting: i64,
@@ -157,6 +161,7 @@ impl TryFrom<AccountRow> for Account {
                 quarantined: row.quarantined.unsigned_abs(),
                 quarantine_full: row.quarantine_full.unsigned_abs(),
                 partial: row.partial.unsigned_abs(),
+                partial_lost: row.partial_lost.unsigned_abs(),
                 readings_stored: row.readings_stored.unsigned_abs(),
                 readings_duplicate: row.readings_duplicate.unsigned_abs(),
                 readings_conflicting: row.readings_conflicting.unsigned_abs(),

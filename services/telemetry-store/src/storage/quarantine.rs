@@ -117,11 +117,21 @@ impl Room {
         self.used.store(used.unsigned_abs(), Ordering::Relaxed);
     }
 
-    /// Takes room for a message, if there is any.
-    pub(super) fn take(&self, kept: &Kept<'_>) -> bool {
-        let bytes = kept.refusal.payload.len() as u64 + kept.topic.len() as u64 + OVERHEAD_BYTES;
-        let fits = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.bytes);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+    /// How much there is.
+    pub(super) fn left(&self) -> u64 {
+        self.bytes.saturating_sub(self.used.load(Ordering::Relaxed))
+    }
+
+    /// Notes what was committed.
+    pub(super) fn fill(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Kept<'_> {
+    /// What it takes, about.
+    pub(super) fn bytes(&self) -> u64 {
+        self.refusal.payload.len() as u64 + self.topic.len() as u64 + OVERHEAD_BYTES
     }
 }
 

@@ -180,13 +180,16 @@ async fn how_far_clocks_are_ahead(fresh: &mut Fresh) {
 
 async fn other_processes_hear_of_commits(fresh: &mut Fresh) {
     let mut own = fresh.storage.commits();
-    let events = [telemetry("fern-1", 0, &[("t", Value::Integer(1))])];
+    let event = |seconds| [telemetry("fern-1", seconds, &[("t", Value::Integer(1))])];
     if fresh.database.is_some() {
         let other = open(&fresh.url, POLICY, &fresh.background).await.unwrap();
         let mut heard = other.commits();
         // Whether it listens yet, only hearing something tells.
+        let mut seconds = 0;
         let partitions = loop {
-            fresh.storage.append_events(&events).await.unwrap();
+            seconds += 1;
+            assert!(seconds < 150, "nothing is heard");
+            fresh.storage.append_events(&event(seconds)).await.unwrap();
             match timeout(Duration::from_millis(200), heard.recv()).await {
                 Ok(Ok(Commit::Partitions(partitions))) => break partitions,
                 Ok(Ok(_)) | Err(_) => {}
@@ -196,7 +199,7 @@ async fn other_processes_hear_of_commits(fresh: &mut Fresh) {
         assert_eq!(partitions[..], [device("fern-1").partition()]);
         other.close().await;
     } else {
-        fresh.storage.append_events(&events).await.unwrap();
+        fresh.storage.append_events(&event(0)).await.unwrap();
     }
     loop {
         if let Commit::Devices(devices) = own.recv().await.unwrap() {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use secrecy::SecretString;
 use service_kit::lifecycle::Lifecycle;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
-use telemetry_model::Value;
+use telemetry_model::{ClientId, ProcessId, Sender, Submission, Value};
 use tokio::time::timeout;
 
 use super::{
@@ -13,7 +13,12 @@ use super::{
 };
 use crate::{
     Error,
-    storage::{migrate, open, postgres::connect::pool, testing::AppendEvents},
+    batcher::Batcher,
+    storage::{
+        QuarantineQuery, migrate, open,
+        postgres::connect::pool,
+        testing::{AppendEvents, message},
+    },
 };
 
 on_each_backend!(
@@ -81,6 +86,42 @@ async fn pruning_leaves_other_devices_and_metrics_alone(fresh: &mut Fresh) {
         let tail = fresh.storage.tail(&device(id), range.oldest, 10).await.unwrap();
         assert_eq!(tail.events.len(), 1, "{id}");
     }
+}
+
+/// Two submissions of one sender in a batch, and the database refuses a reading of the first.
+#[tokio::test]
+async fn a_reading_that_the_database_refuses_costs_no_other() {
+    let fresh = Fresh::timescaledb().await;
+    let mut session = PgConnection::connect(fresh.database_url()).await.unwrap();
+    session.execute("ALTER TABLE readings ADD CHECK (integer <> 666)").await.unwrap();
+    let sender = Sender {
+        process: ProcessId::parse("p").unwrap(),
+        client: ClientId::parse("bridge").unwrap(),
+        started: at(0),
+    };
+    fresh.storage.introduce(&sender, 1).await.unwrap();
+    let (batcher, work, _) = Batcher::new(Arc::clone(&fresh.storage));
+    let of = |first: i64| Submission {
+        sender: Some(sender.process.clone()),
+        first_sequence: first.unsigned_abs(),
+        messages: (first..first + 10)
+            .map(|n| if n == 4 { 666 } else { n })
+            .map(|n| message(telemetry("fern-1", n, &[("t", Value::Integer(n))])))
+            .collect(),
+        report: None,
+    };
+    let first = batcher.submit(of(1), false).await.unwrap();
+    let second = batcher.submit(of(11), true).await.unwrap();
+    drop(batcher);
+    work.await.unwrap();
+    let (first, second) = (first.await.unwrap().unwrap(), second.await.unwrap().unwrap());
+    assert_eq!((first.stored, first.quarantined, second.stored), (9, 1, 10));
+    assert_eq!(super::all(&fresh.storage, "fern-1").await.len(), 19);
+    let query = QuarantineQuery { limit: 10, ..QuarantineQuery::default() };
+    let kept = fresh.storage.quarantine(&query).await.unwrap();
+    assert_eq!(kept[0].refusal.reason, "refused_by_database");
+    session.close().await.unwrap();
+    fresh.close().await;
 }
 
 /// Someone has looked at a table in `psql` and gone to lunch with the transaction open.

@@ -1,5 +1,6 @@
 //! The quarantine: what is kept, how it is found, and how much fits.
 
+use sqlx::{Connection, Executor, SqliteConnection};
 use telemetry_model::{DeviceClock, EventKind, Message, Refusal, Submission, Tally, Value};
 
 use super::{Fresh, all, at, device, on_each_backend, prune_before, sample, telemetry};
@@ -11,6 +12,7 @@ on_each_backend!(
     what_is_too_old_is_kept_aside,
     the_newest_come_first_and_filters_hold,
     a_full_quarantine_lets_go_and_counts,
+    the_bad_part_without_room_is_counted_as_lost,
     age_makes_room,
 );
 
@@ -124,6 +126,18 @@ async fn a_full_quarantine_lets_go_and_counts(fresh: &mut Fresh) {
     assert_eq!(fresh.storage.append(&more()).await.unwrap()[0].unwrap().quarantined, 1);
 }
 
+async fn the_bad_part_without_room_is_counted_as_lost(fresh: &mut Fresh) {
+    fresh
+        .storage
+        .append(&batch(vec![refused(refusal("x".repeat(99_000).as_bytes()))]))
+        .await
+        .unwrap();
+    let event = Some(telemetry("fern-1", 0, &[("t", Value::Integer(1))]));
+    let message = Message { event, ..refused(refusal("x".repeat(9000).as_bytes())) };
+    let tally = Tally { stored: 1, partial_lost: 1, readings_stored: 1, ..Tally::default() };
+    assert_eq!(fresh.storage.append(&batch(vec![message])).await.unwrap(), [Some(tally)]);
+}
+
 async fn age_makes_room(fresh: &mut Fresh) {
     let old = Refusal { received: at(-60), ..refusal("x".repeat(90_000).as_bytes()) };
     fresh.storage.append(&batch(vec![refused(old)])).await.unwrap();
@@ -132,4 +146,21 @@ async fn age_makes_room(fresh: &mut Fresh) {
     prune_before(&fresh.storage, at(-1)).await.unwrap();
     assert_eq!(fresh.storage.append(&more()).await.unwrap()[0].unwrap().quarantined, 1);
     assert_eq!(kept(fresh).await[0].refusal.payload[0], b'y');
+}
+
+#[tokio::test]
+async fn an_append_that_fails_takes_no_room() {
+    let fresh = Fresh::sqlite().await;
+    let mut session = SqliteConnection::connect(fresh.database_url()).await.unwrap();
+    let refuse =
+        "CREATE TRIGGER no BEFORE INSERT ON quarantine BEGIN SELECT RAISE(ABORT, 'no'); END";
+    session.execute(refuse).await.unwrap();
+    let large = || batch(vec![refused(refusal("x".repeat(60_000).as_bytes()))]);
+    for _ in 0..3 {
+        fresh.storage.append(&large()).await.unwrap_err();
+    }
+    session.execute("DROP TRIGGER no").await.unwrap();
+    assert_eq!(fresh.storage.append(&large()).await.unwrap()[0].unwrap().quarantined, 1);
+    session.close().await.unwrap();
+    fresh.close().await;
 }

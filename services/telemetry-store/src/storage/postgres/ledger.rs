@@ -30,12 +30,13 @@ pub(super) async fn lock(
 const SAVE: &str = "
     INSERT INTO ledger (process_id, client_id, started, updated, report,
                         settled_through, received, dropped,
-                        stored, duplicate, quarantined, quarantine_full, partial,
+                        stored, duplicate, quarantined, quarantine_full, partial, partial_lost,
                         readings_stored, readings_duplicate, readings_conflicting)
-    VALUES ($1, '', now(), now(), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+    VALUES ($1, '', now(), now(), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
     ON CONFLICT (process_id) DO UPDATE SET
-        updated = now(), ended = false,
-        report = coalesce(excluded.report, ledger.report),
+        updated = now(),
+        report = CASE WHEN excluded.report IS NULL OR excluded.received < ledger.received
+                      THEN ledger.report ELSE excluded.report END,
         settled_through = greatest(ledger.settled_through, excluded.settled_through),
         received = greatest(ledger.received, excluded.received),
         dropped = greatest(ledger.dropped, excluded.dropped),
@@ -44,6 +45,7 @@ const SAVE: &str = "
         quarantined = ledger.quarantined + excluded.quarantined,
         quarantine_full = ledger.quarantine_full + excluded.quarantine_full,
         partial = ledger.partial + excluded.partial,
+        partial_lost = ledger.partial_lost + excluded.partial_lost,
         readings_stored = ledger.readings_stored + excluded.readings_stored,
         readings_duplicate = ledger.readings_duplicate + excluded.readings_duplicate,
         readings_conflicting = ledger.readings_conflicting + excluded.readings_conflicting";
@@ -67,14 +69,15 @@ const LOCK_RELATED: &str = "
     ORDER BY process_id FOR UPDATE";
 
 const END_OTHERS: &str = "
-    UPDATE ledger SET ended = true WHERE client_id = $2 AND process_id <> $1 AND NOT ended";
+    UPDATE ledger SET ended_at = now() WHERE client_id = $2 AND process_id <> $1";
 
 /// What it has settled elsewhere, this database was never told.
 const INTRODUCE: &str = "
     INSERT INTO ledger (process_id, client_id, started, updated, settled_before, settled_through)
     VALUES ($1, $2, $3, now(), $4, $4)
     ON CONFLICT (process_id) DO UPDATE SET
-        client_id = excluded.client_id, started = excluded.started, updated = now(), ended = false,
+        client_id = excluded.client_id, started = excluded.started, updated = now(),
+        ended_at = NULL,
         settled_before = ledger.settled_before
             + greatest(0, excluded.settled_through - ledger.settled_through),
         settled_through = greatest(ledger.settled_through, excluded.settled_through)
@@ -96,9 +99,12 @@ pub(super) async fn introduce(pool: &PgPool, sender: &Sender, first_held: u64) -
     Ok(settled.unsigned_abs())
 }
 
+/// A process that lives tells something every few seconds: one that was heard of much later than
+/// another took over its session has not ended.
 const ACCOUNTS: &str = "
     SELECT *, (extract(epoch FROM started) * 1000000)::bigint AS started_us,
-           (extract(epoch FROM updated) * 1000000)::bigint AS updated_us
+           (extract(epoch FROM updated) * 1000000)::bigint AS updated_us,
+           coalesce(updated <= ended_at + INTERVAL '30 seconds', false) AS ended
     FROM ledger ORDER BY updated DESC, process_id";
 
 pub(super) async fn accounts(pool: &PgPool) -> Result<Vec<Account>> {
@@ -106,15 +112,15 @@ pub(super) async fn accounts(pool: &PgPool) -> Result<Vec<Account>> {
     rows.into_iter().map(TryInto::try_into).collect()
 }
 
-/// What the accounts that ended long ago come to, in one: of their reports only the numbers are kept.
+/// What the accounts that were not heard of for long come to, in one: of their reports only the numbers are kept.
 const FOLD: &str = "
     WITH old AS (
-        DELETE FROM ledger WHERE ended AND updated < $2 AND process_id <> $1 RETURNING *
+        DELETE FROM ledger WHERE updated < $2 AND process_id NOT IN ($1, '') RETURNING *
     )
-    INSERT INTO ledger (process_id, client_id, ended, started, updated, received, dropped,
-                        stored, duplicate, quarantined, quarantine_full, partial,
+    INSERT INTO ledger (process_id, client_id, ended_at, started, updated, received, dropped,
+                        stored, duplicate, quarantined, quarantine_full, partial, partial_lost,
                         readings_stored, readings_duplicate, readings_conflicting)
-    SELECT $1, '', true, min(started), max(updated),
+    SELECT $1, '', now(), min(started), max(updated),
            sum(greatest(received - settled_before,
                         stored + duplicate + quarantined + quarantine_full + dropped))::bigint,
            sum(dropped)::bigint,
@@ -123,6 +129,7 @@ const FOLD: &str = "
            sum(quarantined)::bigint,
            sum(quarantine_full)::bigint,
            sum(partial)::bigint,
+           sum(partial_lost)::bigint,
            sum(readings_stored)::bigint,
            sum(readings_duplicate)::bigint,
            sum(readings_conflicting)::bigint
@@ -136,11 +143,12 @@ const FOLD: &str = "
         quarantined = ledger.quarantined + excluded.quarantined,
         quarantine_full = ledger.quarantine_full + excluded.quarantine_full,
         partial = ledger.partial + excluded.partial,
+        partial_lost = ledger.partial_lost + excluded.partial_lost,
         readings_stored = ledger.readings_stored + excluded.readings_stored,
         readings_duplicate = ledger.readings_duplicate + excluded.readings_duplicate,
         readings_conflicting = ledger.readings_conflicting + excluded.readings_conflicting";
 
-/// Puts together the accounts that ended before a time.
+/// Puts together the accounts that were last heard of before a time.
 pub(super) async fn fold(pool: &PgPool, before: Timestamp) -> Result<()> {
     sqlx::query(FOLD).bind(EARLIER).bind(Micros(before.micros())).execute(pool).await?;
     Ok(())

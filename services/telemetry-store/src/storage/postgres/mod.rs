@@ -150,7 +150,7 @@ impl Storage for Postgres {
     }
 
     async fn introduce(&self, sender: &Sender, first_held: u64) -> Result<u64> {
-        ledger::introduce(&self.pool, sender, first_held).await
+        answered(ledger::introduce(&self.pool, sender, first_held)).await
     }
 
     async fn accounts(&self) -> Result<Vec<Account>> {
@@ -162,7 +162,8 @@ impl Storage for Postgres {
     }
 
     async fn release(&self, ids: &[i64]) -> Result<()> {
-        quarantine::release(&self.pool, ids).await
+        answered(quarantine::release(&self.pool, ids)).await?;
+        self.measure_quarantine().await
     }
 
     async fn measure_quarantine(&self) -> Result<()> {
@@ -209,8 +210,9 @@ impl Storage for Postgres {
     }
 
     async fn prune(&self, now: Timestamp) -> Result<()> {
-        prune::prune(&self.pool, now, self.policy).await?;
-        self.measure_quarantine().await
+        let pruned = prune::prune(&self.pool, now, self.policy).await;
+        self.measure_quarantine().await?;
+        pruned
     }
 
     async fn flush_devices(&self) -> Result<()> {

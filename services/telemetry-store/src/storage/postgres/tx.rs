@@ -218,12 +218,14 @@ impl AppendTx for PgTx<'_> {
     }
 
     async fn commit(mut self, partitions: &[Partition]) -> Result<()> {
-        let numbers: Vec<_> = partitions.iter().map(|p| p.number().to_string()).collect();
-        sqlx::query("SELECT pg_notify($1, $2)")
-            .bind(CHANNEL)
-            .bind(format!("{} {}", self.instance, numbers.join(",")))
-            .execute(&mut *self.tx)
-            .await?;
+        if !partitions.is_empty() {
+            let numbers: Vec<_> = partitions.iter().map(|p| p.number().to_string()).collect();
+            sqlx::query("SELECT pg_notify($1, $2)")
+                .bind(CHANNEL)
+                .bind(format!("{} {}", self.instance, numbers.join(",")))
+                .execute(&mut *self.tx)
+                .await?;
+        }
         self.tx.commit().await?;
         Ok(())
     }

@@ -32,13 +32,14 @@ pub(super) async fn read(
 const SAVE: &str = "
     INSERT INTO ledger (process_id, client_id, started, updated, report,
                         settled_through, received, dropped,
-                        stored, duplicate, quarantined, quarantine_full, partial,
+                        stored, duplicate, quarantined, quarantine_full, partial, partial_lost,
                         readings_stored, readings_duplicate, readings_conflicting)
     VALUES (?1, '', unixepoch() * 1000000, unixepoch() * 1000000, ?2,
-            ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+            ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
     ON CONFLICT (process_id) DO UPDATE SET
-        updated = excluded.updated, ended = 0,
-        report = coalesce(excluded.report, report),
+        updated = excluded.updated,
+        report = CASE WHEN excluded.report IS NULL OR excluded.received < received
+                      THEN report ELSE excluded.report END,
         settled_through = max(settled_through, excluded.settled_through),
         received = max(received, excluded.received),
         dropped = max(dropped, excluded.dropped),
@@ -47,6 +48,7 @@ const SAVE: &str = "
         quarantined = quarantined + excluded.quarantined,
         quarantine_full = quarantine_full + excluded.quarantine_full,
         partial = partial + excluded.partial,
+        partial_lost = partial_lost + excluded.partial_lost,
         readings_stored = readings_stored + excluded.readings_stored,
         readings_duplicate = readings_duplicate + excluded.readings_duplicate,
         readings_conflicting = readings_conflicting + excluded.readings_conflicting";
@@ -65,7 +67,7 @@ pub(super) async fn save(
 }
 
 const END_OTHERS: &str = "
-    UPDATE ledger SET ended = 1 WHERE client_id = ?2 AND process_id <> ?1";
+    UPDATE ledger SET ended_at = unixepoch() * 1000000 WHERE client_id = ?2 AND process_id <> ?1";
 
 /// What it has settled elsewhere, this database was never told.
 const INTRODUCE: &str = "
@@ -73,7 +75,7 @@ const INTRODUCE: &str = "
     VALUES (?1, ?2, ?3, unixepoch() * 1000000, ?4, ?4)
     ON CONFLICT (process_id) DO UPDATE SET
         client_id = excluded.client_id, started = excluded.started, updated = excluded.updated,
-        ended = 0,
+        ended_at = NULL,
         settled_before = settled_before + max(0, excluded.settled_through - settled_through),
         settled_through = max(settled_through, excluded.settled_through)
     RETURNING settled_through";
@@ -97,8 +99,11 @@ pub(super) async fn introduce(
     Ok(settled.unsigned_abs())
 }
 
+/// A process that lives tells something every few seconds: one that was heard of much later than
+/// another took over its session has not ended.
 const ACCOUNTS: &str = "
-    SELECT *, started AS started_us, updated AS updated_us
+    SELECT *, started AS started_us, updated AS updated_us,
+           coalesce(updated <= ended_at + 30000000, 0) AS ended
     FROM ledger ORDER BY updated DESC, process_id";
 
 pub(super) async fn accounts(readers: &SqlitePool) -> Result<Vec<Account>> {
@@ -106,12 +111,12 @@ pub(super) async fn accounts(readers: &SqlitePool) -> Result<Vec<Account>> {
     rows.into_iter().map(TryInto::try_into).collect()
 }
 
-/// What the accounts that ended long ago come to, in one: of their reports only the numbers are kept.
+/// What the accounts that were not heard of for long come to, in one: of their reports only the numbers are kept.
 const FOLD: &str = "
-    INSERT INTO ledger (process_id, client_id, ended, started, updated, received, dropped,
-                        stored, duplicate, quarantined, quarantine_full, partial,
+    INSERT INTO ledger (process_id, client_id, ended_at, started, updated, received, dropped,
+                        stored, duplicate, quarantined, quarantine_full, partial, partial_lost,
                         readings_stored, readings_duplicate, readings_conflicting)
-    SELECT ?1, '', 1, min(started), max(updated),
+    SELECT ?1, '', unixepoch() * 1000000, min(started), max(updated),
            sum(max(received - settled_before,
                    stored + duplicate + quarantined + quarantine_full + dropped)),
            sum(dropped),
@@ -120,10 +125,11 @@ const FOLD: &str = "
            sum(quarantined),
            sum(quarantine_full),
            sum(partial),
+           sum(partial_lost),
            sum(readings_stored),
            sum(readings_duplicate),
            sum(readings_conflicting)
-    FROM ledger WHERE ended AND updated < ?2 AND process_id <> ?1 HAVING count(*) > 0
+    FROM ledger WHERE updated < ?2 AND process_id NOT IN (?1, '') HAVING count(*) > 0
     ON CONFLICT (process_id) DO UPDATE SET
         updated = excluded.updated,
         received = received + excluded.received,
@@ -133,13 +139,14 @@ const FOLD: &str = "
         quarantined = quarantined + excluded.quarantined,
         quarantine_full = quarantine_full + excluded.quarantine_full,
         partial = partial + excluded.partial,
+        partial_lost = partial_lost + excluded.partial_lost,
         readings_stored = readings_stored + excluded.readings_stored,
         readings_duplicate = readings_duplicate + excluded.readings_duplicate,
         readings_conflicting = readings_conflicting + excluded.readings_conflicting";
 
-const FORGET: &str = "DELETE FROM ledger WHERE ended AND updated < ?2 AND process_id <> ?1";
+const FORGET: &str = "DELETE FROM ledger WHERE updated < ?2 AND process_id NOT IN (?1, '')";
 
-/// Puts together the accounts that ended before a time.
+/// Puts together the accounts that were last heard of before a time.
 pub(super) async fn fold(writer: &SqlitePool, before: Timestamp) -> Result<()> {
     let mut tx = writer.begin().await?;
     for statement in [FOLD, FORGET] {

@@ -136,7 +136,8 @@ impl Storage for Sqlite {
     }
 
     async fn release(&self, ids: &[i64]) -> Result<()> {
-        quarantine::release(&self.writer, ids).await
+        quarantine::release(&self.writer, ids).await?;
+        self.measure_quarantine().await
     }
 
     async fn measure_quarantine(&self) -> Result<()> {
@@ -183,8 +184,9 @@ impl Storage for Sqlite {
     }
 
     async fn prune(&self, now: Timestamp) -> Result<()> {
-        prune::prune(&self.readers, &self.writer, now, self.policy).await?;
-        self.measure_quarantine().await
+        let pruned = prune::prune(&self.readers, &self.writer, now, self.policy).await;
+        self.measure_quarantine().await?;
+        pruned
     }
 
     async fn flush_devices(&self) -> Result<()> {
