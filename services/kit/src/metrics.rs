@@ -101,8 +101,8 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 /// Answers one request.
 async fn serve(connection: TcpStream, source: &impl Source) {
     let answer = service_fn(async |request| answer(&request, source).await);
-    let mut server = http1::Builder::new();
-    let served = server.keep_alive(false).serve_connection(TokioIo::new(connection), answer);
+    let mut http = http1::Builder::new();
+    let served = http.keep_alive(false).serve_connection(TokioIo::new(connection), answer);
     if let Err(error) = served.await {
         tracing::debug!(%error, "metrics were not sent");
     }

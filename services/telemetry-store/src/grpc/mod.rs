@@ -27,6 +27,7 @@ use tonic::{
 };
 use tonic_health::pb::health_server::{Health, HealthServer};
 
+pub(crate) use self::ledger::of_all;
 use self::{diagnostics::Diagnostics, ingest::Ingest, query::Query, watch::Watch};
 use crate::{batcher::Batcher, hub::Hub, storage::Storage};
 
