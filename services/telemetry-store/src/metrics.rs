@@ -3,8 +3,8 @@
 //! | metric | label | |
 //! |---|---|---|
 //! | `telemetry_store_serving` | | 1 while the database answers and stores |
-//! | `telemetry_store_batch_messages` | | histogram of the sizes of batches |
-//! | `telemetry_store_append_seconds` | | histogram of how long storing one took, stored or not |
+//! | `telemetry_store_batch_messages` | | histogram of the sizes of batches that were to be stored |
+//! | `telemetry_store_append_seconds` | | histogram of how long each took, waiting for the database and failing included |
 //! | `telemetry_ledger_messages` | `outcome` | `received`, and what became of them: `stored`, `duplicate`, `quarantined`, `in_flight` |
 //! | `telemetry_ledger_dropped` | `reason` | messages dropped |
 //! | `telemetry_ledger_partial` | | messages stored of which a part is in the quarantine |
@@ -51,6 +51,10 @@ impl Default for Appends {
 impl Appends {
     /// Counts a batch of so many messages that took so long.
     pub(crate) fn record(&self, messages: usize, took: Duration) {
+        // Reports without messages come every few seconds and would be most of it.
+        if messages == 0 {
+            return;
+        }
         self.messages.observe(u32::try_from(messages).unwrap_or(u32::MAX).into());
         self.seconds.observe(took.as_secs_f64());
     }
@@ -152,7 +156,7 @@ impl Source for Metrics {
         );
         page.histogram(
             "telemetry_store_append_seconds",
-            "How long storing a batch took, stored or not.",
+            "How long storing a batch took, waiting and failing included.",
             &self.appends.seconds,
         );
         page.append(&self.ledger().await);
@@ -194,6 +198,7 @@ mod tests {
         health.set(true).await;
         let appends = Arc::new(Appends::default());
         appends.record(30, Duration::from_millis(20));
+        appends.record(0, Duration::from_millis(20));
         let text = Metrics::new(storage, health, appends).page().await.into_text();
         for line in [
             "serving 1",
