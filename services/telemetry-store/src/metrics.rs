@@ -103,7 +103,7 @@ impl Metrics {
                 return page;
             }
         };
-        let total = grpc::of_all(&accounts);
+        let total = grpc::ledger::of_all(&accounts);
         page.gauges(
             "telemetry_ledger_messages",
             "Messages received, and what became of them.",

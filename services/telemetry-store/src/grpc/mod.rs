@@ -3,7 +3,7 @@
 mod diagnostics;
 mod hints;
 mod ingest;
-mod ledger;
+pub(crate) mod ledger;
 mod page_token;
 mod query;
 mod status;
@@ -27,7 +27,6 @@ use tonic::{
 };
 use tonic_health::pb::health_server::{Health, HealthServer};
 
-pub(crate) use self::ledger::of_all;
 use self::{diagnostics::Diagnostics, ingest::Ingest, query::Query, watch::Watch};
 use crate::{batcher::Batcher, hub::Hub, storage::Storage};
 
