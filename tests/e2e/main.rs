@@ -11,6 +11,7 @@ mod command;
 mod connection;
 mod faults;
 mod ledger;
+mod metrics;
 mod payloads;
 mod shutdown;
 mod tidy;

@@ -28,6 +28,8 @@ pub struct System {
     folder: TempDir,
     store_port: u16,
     bridge_port: u16,
+    store_metrics_port: u16,
+    bridge_metrics_port: u16,
     password: String,
     bridge_broker: Option<u16>,
     tls_variables: Vec<(&'static str, String)>,
@@ -69,6 +71,8 @@ impl System {
             folder: TempDir::new()?,
             store_port: free_port()?,
             bridge_port: free_port()?,
+            store_metrics_port: free_port()?,
+            bridge_metrics_port: free_port()?,
             password: Mosquitto::PASSWORD.to_owned(),
             bridge_broker: None,
             tls_variables: Vec::new(),
@@ -93,21 +97,21 @@ impl System {
     /// Starts the store (again) without waiting. One that runs is killed.
     pub fn launch_store(&mut self) -> anyhow::Result<()> {
         drop(self.store.take());
-        self.store = Some(self.another_store(&self.store_address())?);
+        let metrics = [("METRICS_LISTEN", self.store_metrics())];
+        self.store = Some(self.store_on(&self.store_address(), &metrics)?);
         Ok(())
     }
 
     /// Starts one more store on the same database, without waiting.
     pub fn another_store(&self, listen: &str) -> anyhow::Result<Process> {
-        let variables =
-            [("DATABASE_URL", self.database_url()?), ("STORE_LISTEN", listen.to_owned())];
-        Process::start("telemetry-store", &variables)
+        self.store_on(listen, &[])
     }
 
     /// Starts the bridge (again) without waiting. One that runs is killed.
     pub fn start_bridge(&mut self) -> anyhow::Result<()> {
         drop(self.bridge.take());
-        self.bridge = Some(self.another_bridge(&[])?);
+        let metrics = [("METRICS_LISTEN", self.bridge_metrics())];
+        self.bridge = Some(self.another_bridge(&metrics)?);
         Ok(())
     }
 
@@ -184,6 +188,16 @@ impl System {
         format!("127.0.0.1:{}", self.bridge_port)
     }
 
+    /// Where the store serves metrics.
+    pub fn store_metrics(&self) -> String {
+        format!("127.0.0.1:{}", self.store_metrics_port)
+    }
+
+    /// Where the bridge serves metrics.
+    pub fn bridge_metrics(&self) -> String {
+        format!("127.0.0.1:{}", self.bridge_metrics_port)
+    }
+
     /// The bridge's process.
     pub fn bridge(&self) -> anyhow::Result<&Process> {
         self.bridge.as_ref().context("the bridge does not run")
@@ -197,6 +211,17 @@ impl System {
     /// A device of the broker.
     pub fn device(&self) -> Device {
         Device::of(&self.broker)
+    }
+
+    fn store_on(
+        &self,
+        listen: &str,
+        differing: &[(&'static str, String)],
+    ) -> anyhow::Result<Process> {
+        let mut variables =
+            vec![("DATABASE_URL", self.database_url()?), ("STORE_LISTEN", listen.to_owned())];
+        variables.extend_from_slice(differing);
+        Process::start("telemetry-store", &variables)
     }
 
     fn database_url(&self) -> anyhow::Result<String> {

@@ -58,17 +58,19 @@ impl Stack {
         let broker = Broker::bind(mqtt_port).await?;
         let database = format!("sqlite://{}", data.join("telemetry.db").display());
         let store_listen = format!("127.0.0.1:{store_port}");
-        let store = telemetry_store::Cli::try_parse_from([
+        let mut store = telemetry_store::Cli::try_parse_from([
             "telemetry-store",
             "--database-url",
             &database,
             "--listen",
             &store_listen,
         ])?;
+        // METRICS_LISTEN is one port, and there are two of them.
+        store.settings.metrics.metrics_listen = None;
         let store = Server::bind(store.settings).await?;
         let mqtt_port = broker.port().to_string();
         let store_url = format!("http://{}", store.local_addr());
-        let bridge = mqtt_bridge::Cli::try_parse_from([
+        let mut bridge = mqtt_bridge::Cli::try_parse_from([
             "mqtt-bridge",
             "--mqtt-host",
             "127.0.0.1",
@@ -83,6 +85,7 @@ impl Stack {
             "--listen",
             "127.0.0.1:0",
         ])?;
+        bridge.settings.metrics.metrics_listen = None;
         let bridge = Bridge::bind(bridge.settings).await?;
         Ok(Self { broker, store, bridge, simulate })
     }

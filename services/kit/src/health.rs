@@ -1,5 +1,10 @@
 //! The standard health service, for a process that is either serving or not.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use tonic_health::{
     ServingStatus,
     pb::health_server::{Health as HealthService, HealthServer},
@@ -11,6 +16,7 @@ use tonic_health::{
 pub struct Health {
     reporter: HealthReporter,
     services: &'static [&'static str],
+    serving: Arc<AtomicBool>,
 }
 
 impl Health {
@@ -19,13 +25,19 @@ impl Health {
         services: &'static [&'static str],
     ) -> (Self, HealthServer<impl HealthService + use<>>) {
         let (reporter, server) = tonic_health::server::health_reporter();
-        let health = Self { reporter, services };
+        let health = Self { reporter, services, serving: Arc::default() };
         health.set(false).await;
         (health, server)
     }
 
+    /// Whether it serves.
+    pub fn is_serving(&self) -> bool {
+        self.serving.load(Ordering::SeqCst)
+    }
+
     /// Sets it to `SERVING` or `NOT_SERVING`.
     pub async fn set(&self, serving: bool) {
+        self.serving.store(serving, Ordering::SeqCst);
         let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
         for service in self.services.iter().chain(&[""]) {
             self.reporter.set_service_status(service, status).await;

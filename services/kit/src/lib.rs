@@ -8,6 +8,7 @@ pub mod channel;
 pub mod duration;
 pub mod health;
 pub mod lifecycle;
+pub mod metrics;
 pub mod observe;
 pub mod process;
 pub mod secret;

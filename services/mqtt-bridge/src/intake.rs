@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(half_bad, (samples(r#"{"t":1}"#).0, reason.clone()));
         assert!(half_bad.0.is_some());
         assert_eq!(samples(&format!(r#"{{"note":"{long}"}}"#)), (None, reason));
-        assert_eq!(intake.rejections.total(Reason::InvalidValue), 2);
+        assert_eq!(intake.rejections.totals()[&Reason::InvalidValue], 2);
     }
 
     #[tokio::test]

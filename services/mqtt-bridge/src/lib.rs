@@ -14,6 +14,7 @@ mod backoff;
 mod delivery;
 mod intake;
 mod link;
+mod metrics;
 mod rejected;
 mod settings;
 mod source;
@@ -23,7 +24,7 @@ mod window;
 use std::{fmt, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use service_kit::{health::Health, lifecycle::Lifecycle};
+use service_kit::{health::Health, lifecycle::Lifecycle, metrics::Endpoint};
 use telemetry_model::{ClientId, Clock, Invalid, ProcessId, Sender, SystemClock};
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -44,10 +45,11 @@ pub async fn run(settings: Settings, lifecycle: Lifecycle) -> anyhow::Result<()>
     Bridge::bind(settings).await?.run(lifecycle).await
 }
 
-/// A bridge with checked settings and its health port, ready to run.
+/// A bridge with checked settings and its ports, ready to run.
 pub struct Bridge {
     listener: TcpListener,
     local_addr: SocketAddr,
+    metrics: Option<Endpoint>,
     link: Arc<Link>,
     source: Source,
     uplink: Uplink,
@@ -61,7 +63,7 @@ impl fmt::Debug for Bridge {
 }
 
 impl Bridge {
-    /// Checks the settings and opens the health port.
+    /// Checks the settings and opens the ports: of health, and of metrics if it has one.
     pub async fn bind(settings: Settings) -> anyhow::Result<Self> {
         let settings = settings.check()?;
         let limits = Limits { owed: settings.window.into(), bytes: settings.window_bytes };
@@ -72,7 +74,8 @@ impl Bridge {
             .await
             .with_context(|| format!("cannot listen on {} (BRIDGE_LISTEN)", settings.listen))?;
         let local_addr = listener.local_addr()?;
-        Ok(Self { listener, local_addr, link, source, uplink })
+        let metrics = Endpoint::bind(&settings.metrics).await?;
+        Ok(Self { listener, local_addr, metrics, link, source, uplink })
     }
 
     /// The address of the health service, with the port that was chosen if 0 was asked for.
@@ -86,7 +89,7 @@ impl Bridge {
     /// 2. it leaves, and reads what the broker had sent to the end: the broker keeps the session;
     /// 3. the uplink ends once that is stored as well.
     pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
-        let Self { listener, link, source, uplink, .. } = self;
+        let Self { listener, metrics, link, source, uplink, .. } = self;
         // Ends the tasks below once the window is drained.
         let drained = Lifecycle::new();
         let stopping = lifecycle.token().child_token();
@@ -98,6 +101,9 @@ impl Bridge {
             source.await
         });
         drained.spawn("uplink", uplink.run(drained.token()));
+        if let Some(metrics) = metrics {
+            drained.spawn("metrics", metrics.run(Arc::clone(&link), drained.token()));
+        }
         let reported = Arc::clone(&link);
         drained.spawn("health", report(listener, reported, lifecycle.token(), drained.token()));
 

@@ -117,6 +117,11 @@ impl Link {
         self.streaming.send_replace(up);
     }
 
+    /// Whether every subscription is granted on a live connection.
+    pub(crate) fn is_subscribed(&self) -> bool {
+        *self.subscribed.borrow()
+    }
+
     /// Whether the store takes events.
     pub(crate) fn is_streaming(&self) -> bool {
         *self.streaming.borrow()

@@ -1,7 +1,7 @@
 //! Messages that cannot be understood: counted by reason, logged once per device and reason a minute.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -36,7 +36,7 @@ pub(crate) struct Rejections {
 
 #[derive(Debug, Default)]
 struct Seen {
-    totals: HashMap<Reason, u64>,
+    totals: BTreeMap<Reason, u64>,
     logged: HashMap<(String, Reason), Logged>,
     swept: Option<Instant>,
 }
@@ -71,10 +71,9 @@ impl Rejections {
         tracing::warn!(device, topic, %reason, field, detail, suppressed, total, "{what}");
     }
 
-    /// How many were rejected for this reason.
-    #[cfg(test)]
-    pub(crate) fn total(&self, reason: Reason) -> u64 {
-        self.seen.lock().unwrap().totals.get(&reason).copied().unwrap_or_default()
+    /// How many were rejected for which reason.
+    pub(crate) fn totals(&self) -> BTreeMap<Reason, u64> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).totals.clone()
     }
 
     /// What to say in the log now: how many went unsaid, and how many there were for this reason.

@@ -5,6 +5,7 @@ use std::{fs, net::SocketAddr, path::PathBuf};
 use anyhow::{Context, bail, ensure};
 use clap::{ArgAction, Args, Parser, value_parser};
 use service_kit::{
+    metrics::MetricsSettings,
     observe::LogSettings,
     secret::{self, SecretString},
 };
@@ -62,6 +63,9 @@ pub struct Settings {
     /// messages of `QoS` 0, which the broker does not send again.
     #[arg(long = "mqtt-window-bytes", env = "MQTT_WINDOW_BYTES", default_value_t = 64 << 20)]
     pub window_bytes: usize,
+    /// Metrics.
+    #[command(flatten)]
+    pub metrics: MetricsSettings,
     /// Logs.
     #[command(flatten)]
     pub log: LogSettings,
@@ -117,6 +121,7 @@ pub struct BrokerSettings {
 #[derive(Debug)]
 pub(crate) struct Checked {
     pub(crate) listen: SocketAddr,
+    pub(crate) metrics: MetricsSettings,
     pub(crate) store_url: String,
     pub(crate) window: u16,
     pub(crate) window_bytes: usize,
@@ -168,6 +173,7 @@ impl Settings {
         );
         Ok(Checked {
             listen: self.listen,
+            metrics: self.metrics,
             store_url: self.store_url,
             window: self.window,
             window_bytes: self.window_bytes,

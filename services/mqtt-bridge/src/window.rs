@@ -223,6 +223,16 @@ impl<R> Window<R> {
         self.bytes + bytes <= self.limits.bytes / 2
     }
 
+    /// How many messages wait for the store.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.deliveries.iter().filter(|delivery| delivery.message.is_some()).count()
+    }
+
+    /// The memory that they take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// How many acknowledgements are owed.
     pub(crate) fn owed(&self) -> usize {
         self.owed

@@ -20,6 +20,7 @@ use tokio::{
 
 use crate::{
     error::{Error, Result},
+    metrics::Appends,
     storage::Storage,
 };
 
@@ -34,6 +35,7 @@ const QUEUE: usize = 64;
 #[derive(Clone, Debug)]
 pub(crate) struct Batcher {
     queue: mpsc::Sender<Waiting>,
+    appends: Arc<Appends>,
 }
 
 /// What became of a submission; the error is shared by all that were in the batch.
@@ -57,7 +59,14 @@ impl Batcher {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let failing = watch::Sender::default();
         let failed_at = failing.subscribe();
-        (Self { queue: sender }, run(receiver, storage, failing), failed_at)
+        let appends = Arc::<Appends>::default();
+        let work = run(receiver, storage, failing, Arc::clone(&appends));
+        (Self { queue: sender, appends }, work, failed_at)
+    }
+
+    /// How large batches are, and how long they take.
+    pub(crate) fn appends(&self) -> &Arc<Appends> {
+        &self.appends
     }
 
     /// Submits messages, waiting while the queue is full. The receiver gets the outcome once they
@@ -78,13 +87,17 @@ async fn run(
     mut queue: mpsc::Receiver<Waiting>,
     storage: Arc<dyn Storage>,
     failing: watch::Sender<Option<Instant>>,
+    appends: Arc<Appends>,
 ) -> Result<()> {
     while let Some(first) = queue.recv().await {
         let batch = Batch::gather(first, &mut queue).await;
-        if !batch.submissions.is_empty() {
-            let result = retry::append(storage.as_ref(), &batch.submissions, &failing).await;
-            batch.answer(result);
+        if batch.submissions.is_empty() {
+            continue;
         }
+        let began = Instant::now();
+        let result = retry::append(storage.as_ref(), &batch.submissions, &failing).await;
+        appends.record(batch.messages, began.elapsed());
+        batch.answer(result);
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ mod error;
 mod grpc;
 mod housekeeping;
 mod hub;
+mod metrics;
 mod settings;
 pub mod storage;
 mod watcher;
@@ -23,7 +24,7 @@ mod watcher;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use service_kit::{health::Health, lifecycle::Lifecycle};
+use service_kit::{health::Health, lifecycle::Lifecycle, metrics::Endpoint};
 use telemetry_model::{Clock, SystemClock};
 use tokio::{net::TcpListener, time::timeout};
 use tonic::transport::server::TcpIncoming;
@@ -33,6 +34,7 @@ use crate::{
     grpc::{Parts, SERVICES},
     housekeeping::Housekeeping,
     hub::Hub,
+    metrics::Metrics,
     storage::Storage,
 };
 pub use crate::{
@@ -43,18 +45,19 @@ pub use crate::{
 /// How long open streams and calls may take to end after they were asked to.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(8);
 
-/// A store that has its database and its port, and is ready to run.
+/// A store that has its database and its ports, and is ready to run.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
     local_addr: SocketAddr,
+    metrics: Option<Endpoint>,
     storage: Arc<dyn Storage>,
     /// Tasks that outlive the server's streams.
     background: Lifecycle,
 }
 
 impl Server {
-    /// Opens the database, which must be up to date, and the port.
+    /// Opens the database, which must be up to date, and the ports.
     pub async fn bind(settings: Settings) -> anyhow::Result<Self> {
         let background = Lifecycle::new();
         let url = settings.database.url()?;
@@ -63,7 +66,8 @@ impl Server {
             .await
             .with_context(|| format!("cannot listen on {} (STORE_LISTEN)", settings.listen))?;
         let local_addr = listener.local_addr()?;
-        Ok(Self { listener, local_addr, storage, background })
+        let metrics = Endpoint::bind(&settings.metrics).await?;
+        Ok(Self { listener, local_addr, metrics, storage, background })
     }
 
     /// The address it listens on, with the port that was chosen if 0 was asked for.
@@ -74,10 +78,15 @@ impl Server {
     /// Serves until the lifecycle stops, then drains: no new connections, watches end and ingest
     /// streams get their last acknowledgements, the last batch is written, the database is closed.
     pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
-        let Self { listener, local_addr, storage, background } = self;
+        let Self { listener, local_addr, metrics, storage, background } = self;
         let (health, health_service) = Health::new(SERVICES).await;
         let (batcher, batching, failed_at) = Batcher::new(Arc::clone(&storage));
         let hub = Hub::default();
+        if let Some(endpoint) = metrics {
+            let appends = Arc::clone(batcher.appends());
+            let metrics = Metrics::new(Arc::clone(&storage), health.clone(), appends);
+            background.spawn("metrics", endpoint.run(Arc::new(metrics), background.token()));
+        }
         background.spawn("batcher", batching);
         let following = hub.clone().run(storage.commits(), background.token());
         background.spawn("hub", following);

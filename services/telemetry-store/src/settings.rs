@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use service_kit::{
     duration,
+    metrics::MetricsSettings,
     observe::LogSettings,
     secret::{self, SecretError, SecretString},
 };
@@ -53,6 +54,9 @@ pub struct Settings {
     /// How much the quarantine may hold, in bytes. What no longer fits is counted and let go.
     #[arg(long, global = true, env = "QUARANTINE_MAX_BYTES", default_value_t = 256 << 20)]
     pub quarantine_max_bytes: u64,
+    /// Metrics.
+    #[command(flatten)]
+    pub metrics: MetricsSettings,
     /// Logs.
     #[command(flatten)]
     pub log: LogSettings,

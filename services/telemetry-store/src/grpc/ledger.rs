@@ -25,6 +25,12 @@ pub(super) fn of_sender(account: &Account) -> v1::SenderLedger {
     }
 }
 
+/// The sum of all accounts.
+pub(crate) fn of_all(accounts: &[Account]) -> v1::Ledger {
+    let senders: Vec<_> = accounts.iter().map(of_sender).collect();
+    total(senders.iter().filter_map(|sender| sender.ledger.as_ref()))
+}
+
 fn ledger(account: &Account, report: Option<&v1::BridgeReport>) -> v1::Ledger {
     let Balance { received, in_flight, ended } = account.balance();
     let tally = &account.tally;

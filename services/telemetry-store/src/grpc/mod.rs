@@ -3,7 +3,7 @@
 mod diagnostics;
 mod hints;
 mod ingest;
-mod ledger;
+pub(crate) mod ledger;
 mod page_token;
 mod query;
 mod status;
