@@ -104,8 +104,8 @@ impl Source {
             port: broker.port,
             // An acknowledgement is queued once for each message on its way, and must find room.
             queue: 2 * usize::from(settings.window) + 64,
-            // A quarter of what messages without a receipt get.
-            reserve: (settings.window_bytes / 8).max(MAX_MESSAGE_BYTES),
+            // More than what makes reading pause, or we could not leave any more.
+            reserve: MAX_MESSAGE_BYTES + settings.window_bytes / 16,
             filters,
             intake: Intake::new(router, decode, Arc::clone(&clock), rejections),
             clock,
