@@ -1,4 +1,7 @@
 //! The embedded MQTT broker. The only file of this crate that knows it.
+//!
+//! It is for development: it forgets at its end, and a message of `QoS` 0 that it has not yet sent
+//! when the bridge leaves is lost.
 
 use anyhow::Context;
 use mqtt5::broker::{
