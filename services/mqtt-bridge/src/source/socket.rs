@@ -7,13 +7,16 @@
 
 use std::{
     io,
-    net::{Shutdown, TcpStream as StdStream},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use futures::task::AtomicWaker;
 use rumqttc::{
     MqttOptions,
     tokio_rustls::{TlsConnector, client::TlsStream, rustls::pki_types::ServerName},
@@ -44,30 +47,33 @@ impl std::fmt::Debug for Encryption {
 }
 
 /// Ends our direction of a connection.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Closer {
-    stream: Arc<Mutex<Option<StdStream>>>,
+    closing: Arc<Closing>,
+}
+
+#[derive(Debug, Default)]
+struct Closing {
+    asked: AtomicBool,
+    reader: AtomicWaker,
 }
 
 impl Closer {
     /// The way out of the connection that will be made with these options.
     pub(super) fn of(options: &mut MqttOptions, encryption: Option<Encryption>) -> Self {
         let closer = Self::default();
-        let slot = Arc::clone(&closer.stream);
+        let closing = Arc::clone(&closer.closing);
         options.set_socket_connector(move |address, _| {
-            let (slot, encryption) = (Arc::clone(&slot), encryption.clone());
+            let (closing, encryption) = (Arc::clone(&closing), encryption.clone());
             async move {
-                let stream = connect(&address).await?.into_std()?;
-                let other = stream.try_clone()?;
-                *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(other);
-                let stream = TcpStream::from_std(stream)?;
+                let stream = connect(&address).await?;
                 let stream = match encryption {
                     None => Either::Left(stream),
                     Some(Encryption { connector, name }) => {
                         Either::Right(connector.connect(name, stream).await?)
                     }
                 };
-                Ok(Socket { stream, unsent: None, tail: [0; 3] })
+                Ok(Socket { stream, closing, is_closed: false, unsent: None, tail: [0; 3] })
             }
         });
         closer
@@ -75,11 +81,8 @@ impl Closer {
 
     /// Says to the broker that nothing more comes.
     pub(super) fn close(&self) {
-        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
-        let closed = stream.as_ref().map(|stream| stream.shutdown(Shutdown::Write));
-        if let Some(Err(error)) = closed {
-            tracing::debug!(%error, "the MQTT connection was closed already");
-        }
+        self.closing.asked.store(true, Ordering::Release);
+        self.closing.reader.wake();
     }
 }
 
@@ -105,6 +108,9 @@ async fn connect(address: &str) -> io::Result<TcpStream> {
 /// able to write is no reason to stop reading.
 struct Socket {
     stream: Either<TcpStream, TlsStream<TcpStream>>,
+    closing: Arc<Closing>,
+    /// Whether our direction is closed.
+    is_closed: bool,
     /// Why something could not be written.
     unsent: Option<io::Error>,
     /// The last bytes read.
@@ -129,6 +135,18 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.closing.reader.register(cx.waker());
+        if self.closing.asked.load(Ordering::Acquire) && !self.is_closed {
+            // With TLS this says goodbye first: a broker takes an end without it for an error, after
+            // which it cannot write what it has still to send.
+            match Pin::new(&mut self.stream).poll_shutdown(cx) {
+                Poll::Ready(Ok(())) => self.is_closed = true,
+                Poll::Ready(Err(error)) => {
+                    (self.is_closed, self.unsent) = (true, Some(error));
+                }
+                Poll::Pending => {}
+            }
+        }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         let read = buf.filled().get(before..).unwrap_or_default();
