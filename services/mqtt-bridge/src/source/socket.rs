@@ -137,8 +137,8 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         self.closing.reader.register(cx.waker());
         if self.closing.asked.load(Ordering::Acquire) && !self.is_closed {
-            // With TLS this says goodbye first: a broker takes an end without it for an error, after
-            // which it cannot write what it has still to send.
+            // With TLS this says goodbye first: Mosquitto takes an end without it for an error, and
+            // messages under way were seen to be lost then.
             match Pin::new(&mut self.stream).poll_shutdown(cx) {
                 Poll::Ready(Ok(())) => self.is_closed = true,
                 Poll::Ready(Err(error)) => {
