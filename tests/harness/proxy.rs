@@ -33,6 +33,8 @@ pub enum Mode {
     Stall,
     /// Carries what goes to the server, and loses what comes back.
     Swallow,
+    /// Carries what comes from the server, and loses what goes to it.
+    Deafen,
 }
 
 /// A link to a server on this machine. It ends when it is dropped.
@@ -111,7 +113,7 @@ impl Proxy {
         self.accepted.load(Ordering::SeqCst)
     }
 
-    /// How many bytes from the server it has lost so far.
+    /// How many bytes it has lost so far.
     pub fn swallowed(&self) -> usize {
         self.swallowed.load(Ordering::SeqCst)
     }
@@ -162,8 +164,8 @@ async fn connection(mut client: TcpStream, link: Link) {
     let Ok(mut server) = server else { return end(&[client], Mode::Reset) };
     let mode = {
         let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
-        let up = carry(from_client, to_server, link.clone(), false);
-        let down = carry(from_server, to_client, link.clone(), true);
+        let up = carry(from_client, to_server, link.clone(), Mode::Deafen);
+        let down = carry(from_server, to_client, link.clone(), Mode::Swallow);
         tokio::select! {
             mode = link.breaks() => mode,
             carried = async { tokio::try_join!(up, down) } => {
@@ -187,14 +189,14 @@ async fn carry(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     mut link: Link,
-    may_be_swallowed: bool,
+    lost_in: Mode,
 ) -> io::Result<()> {
     to.as_ref().set_nodelay(true)?;
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let read = from.read(&mut buffer).await?;
         let mode = link.carries().await;
-        if may_be_swallowed && mode == Mode::Swallow {
+        if mode == lost_in {
             link.swallowed.fetch_add(read, Ordering::SeqCst);
         } else if read > 0 {
             to.write_all(buffer.get(..read).unwrap_or_default()).await?;

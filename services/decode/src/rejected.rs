@@ -68,6 +68,8 @@ pub enum Reason {
     WindowFull,
     /// The broker had retained it, and it does not say of when it is.
     Retained,
+    /// The broker sent it again, and what it says was taken the first time.
+    Redelivered,
 }
 
 impl fmt::Display for Reason {
@@ -90,6 +92,7 @@ impl fmt::Display for Reason {
             Self::RefusedByStore => "refused_by_store",
             Self::WindowFull => "window_full",
             Self::Retained => "retained",
+            Self::Redelivered => "redelivered",
         })
     }
 }

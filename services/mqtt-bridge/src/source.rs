@@ -4,7 +4,7 @@
 //! Each connection has a client of its own, under the same client id. That makes two faults of a
 //! reused client impossible: a receipt from before a reconnect cannot acknowledge another message
 //! (its channel is closed), and no message of a dead connection is handed out. The broker keeps the
-//! session and sends again what was not acknowledged.
+//! session and sends again what was not acknowledged; what of that we have already is not taken twice.
 //!
 //! Flow control for `QoS` 1 is not acknowledging. If the window is full all the same (of large
 //! messages, or because the broker does not heed our limit), what comes is left unacknowledged with
@@ -25,10 +25,11 @@
 
 mod connection;
 mod failure;
+mod receive;
 mod session;
 mod socket;
 
-use std::sync::Arc;
+use std::{hash::RandomState, sync::Arc};
 
 use rumqttc::{AsyncClient, ClientError, ManualAck, MqttOptions, SubscribeFilter};
 use telemetry_decode::{Router, decode};
@@ -78,6 +79,8 @@ pub(crate) struct Source {
     reserve: usize,
     filters: Vec<SubscribeFilter>,
     intake: Intake,
+    /// Not to be foreseen by whoever publishes.
+    fingerprints: RandomState,
     clock: Arc<dyn Clock>,
     link: Arc<Link>,
 }
@@ -108,6 +111,7 @@ impl Source {
             reserve: MAX_MESSAGE_BYTES + settings.window_bytes / 16,
             filters,
             intake: Intake::new(router, decode, Arc::clone(&clock), rejections),
+            fingerprints: RandomState::new(),
             clock,
             link,
         })

@@ -4,17 +4,24 @@
 //! waiting for its turn. Messages are numbered for as long as this process lives; the store's
 //! cumulative acknowledgement takes them off the front together with those let go that follow.
 //!
-//! A receipt is good for the connection that brought it. When that is lost the messages stay,
-//! although a broker that kept the session sends them again: one that lost it, or came back from an
-//! older copy of it, does not.
+//! A receipt is good for the connection that brought it. When that is lost the messages stay: a
+//! broker that lost the session, or came back from an older copy of it, does not send them again. One
+//! that kept it does, and what is known again is let go in its turn: its receipt waits behind the
+//! message that it is for, so that acknowledgements go out in the order of the new connection.
 //!
 //! Whatever comes in is counted here, so that at any moment what was received is what was settled,
 //! what was let go, and what is here.
+
+#[path = "window/redelivery.rs"] // said outright, as the fuzz target takes this file in by its path
+mod redelivery;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use telemetry_decode::Reason;
 use telemetry_model::{Event, Message, Value};
+
+pub(crate) use self::redelivery::Identity;
+use self::redelivery::Redelivery;
 
 /// How much the window holds.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +46,15 @@ pub(crate) struct Window<R> {
     /// The numbers of the last message acknowledged, and of the last one sent on this stream.
     acked: u64,
     sent: u64,
+    redelivery: Redelivery,
     counts: Counts,
+}
+
+/// What we owe the broker for a delivery.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owed<R> {
+    pub(crate) identity: Identity,
+    pub(crate) receipt: R,
 }
 
 /// What has come in so far.
@@ -54,7 +69,7 @@ pub(crate) struct Counts {
 #[derive(Debug)]
 struct Delivery<R> {
     message: Option<Message>,
-    receipt: Option<R>,
+    owed: Option<Owed<R>>,
     bytes: usize,
 }
 
@@ -78,21 +93,35 @@ pub(crate) struct NotSent;
 impl<R> Window<R> {
     /// An empty window.
     pub(crate) fn new(limits: Limits) -> Self {
-        let deliveries = VecDeque::new();
-        let counts = Counts::default();
-        Self { limits, deliveries, bytes: 0, owed: 0, offered: 0, acked: 0, sent: 0, counts }
+        Self {
+            limits,
+            deliveries: VecDeque::new(),
+            bytes: 0,
+            owed: 0,
+            offered: 0,
+            acked: 0,
+            sent: 0,
+            redelivery: Redelivery::default(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Whether a delivery that comes, marked as sent again or not, is known from an earlier
+    /// connection: what it says is here, or settled.
+    pub(crate) fn knows(&mut self, identity: Identity, is_marked: bool) -> bool {
+        self.redelivery.knows(identity, is_marked)
     }
 
     /// Adds a message that takes so much memory.
     pub(crate) fn push(
         &mut self,
         message: Message,
-        receipt: Option<R>,
+        owed: Option<Owed<R>>,
         bytes: usize,
     ) -> Result<(), Full> {
-        let Limits { owed, bytes: room } = self.limits;
-        let fits = match &receipt {
-            Some(_) => self.owed < owed && self.bytes + bytes <= room,
+        let Limits { owed: most, bytes: room } = self.limits;
+        let fits = match &owed {
+            Some(_) => self.owed < most && self.bytes + bytes <= room,
             None => self.bytes + bytes <= room / 2,
         };
         // One delivery there is always room for, or it would be refused for ever.
@@ -100,23 +129,26 @@ impl<R> Window<R> {
             return Err(Full);
         }
         self.counts.received += 1;
-        self.add(Some(message), receipt, bytes);
+        self.add(Some(message), owed, bytes);
         Ok(())
     }
 
     /// Lets a message go. If it must be acknowledged, that waits for its turn.
-    pub(crate) fn let_go(&mut self, reason: Reason, receipt: Option<R>) {
+    pub(crate) fn let_go(&mut self, reason: Reason, owed: Option<Owed<R>>) {
         self.counts.received += 1;
         *self.counts.dropped.entry(reason).or_default() += 1;
-        if receipt.is_some() {
-            self.add(None, receipt, 0);
+        if owed.is_some() {
+            self.add(None, owed, 0);
         }
     }
 
-    fn add(&mut self, message: Option<Message>, receipt: Option<R>, bytes: usize) {
+    fn add(&mut self, message: Option<Message>, owed: Option<Owed<R>>, bytes: usize) {
         self.bytes += bytes;
-        self.owed += usize::from(receipt.is_some());
-        self.deliveries.push_back(Delivery { message, receipt, bytes });
+        if let Some(owed) = &owed {
+            self.owed += 1;
+            self.redelivery.taken(owed.identity);
+        }
+        self.deliveries.push_back(Delivery { message, owed, bytes });
     }
 
     /// The next messages to send on this stream, if there are any.
@@ -159,8 +191,11 @@ impl<R> Window<R> {
             if let Some(delivery) = self.deliveries.pop_front() {
                 self.offered = self.offered.saturating_sub(1);
                 self.bytes -= delivery.bytes;
-                self.owed -= usize::from(delivery.receipt.is_some());
-                receipts.extend(delivery.receipt);
+                if let Some(Owed { identity, receipt }) = delivery.owed {
+                    self.owed -= 1;
+                    self.redelivery.acknowledged(identity.packet_id);
+                    receipts.push(receipt);
+                }
             }
         }
         Ok(receipts)
@@ -204,8 +239,17 @@ impl<R> Window<R> {
 
     /// Forgets the receipts, whose connection is gone, but not the messages.
     pub(crate) fn void_receipts(&mut self) {
-        self.deliveries.iter_mut().for_each(|delivery| delivery.receipt = None);
+        let offered = self.deliveries.iter().take(self.offered);
+        self.offered = offered.filter(|delivery| delivery.message.is_some()).count();
+        self.deliveries.retain(|delivery| delivery.message.is_some());
+        self.deliveries.iter_mut().for_each(|delivery| delivery.owed = None);
         self.owed = 0;
+        self.redelivery.connection_lost();
+    }
+
+    /// Notes that the broker has lost the session, and sends nothing of it again.
+    pub(crate) fn session_lost(&mut self) {
+        self.redelivery.forget();
     }
 
     /// True if something was sent that is not acknowledged.

@@ -25,5 +25,6 @@ mod database;
 mod hostile;
 mod mixed;
 mod network;
+mod redelivery;
 mod rolling;
 mod shutdown;

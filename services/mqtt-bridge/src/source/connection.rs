@@ -6,8 +6,6 @@ use rumqttc::{
     AsyncClient, ConnectionError, Event as Activity, EventLoop, Packet, Publish, SubAck,
     SubscribeReasonCode,
 };
-use telemetry_decode::{Reason, Rejected};
-use telemetry_model::{DeviceClock, EventKind, Message};
 use tokio::time::{Duration, Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -20,8 +18,7 @@ use crate::{
     backoff::{self, Backoff},
     delivery::Grant,
     intake::MAX_MESSAGE_BYTES,
-    rejected::Extent,
-    window::{Window, weight},
+    window::Owed,
 };
 
 /// How often we ask for our subscriptions again. It must be shorter than the keep-alive, so that
@@ -253,6 +250,10 @@ impl<'a> Connection<'a> {
         self.ask_at = Instant::now();
         let mut delivery = self.source.link.delivery();
         (delivery.connected, delivery.session_present) = (true, session_present);
+        drop(delivery);
+        if !session_present {
+            self.source.link.window().session_lost();
+        }
     }
 
     /// Looks whether we may read everything. What we may read is read in any case.
@@ -291,52 +292,24 @@ impl<'a> Connection<'a> {
         self.grants = grants;
     }
 
-    /// Takes a message into the window.
+    /// Takes a message, or leaves it with the broker.
     fn receive(&mut self, publish: &Publish) {
-        let ack = self.client.prepare_ack(publish);
-        let is_qos0 = ack.is_none();
+        let owed = self.client.prepare_ack(publish).map(|ack| Owed {
+            identity: self.source.identity(publish),
+            receipt: Receipt { client: self.client.clone(), ack },
+        });
+        let is_known = owed
+            .as_ref()
+            .is_some_and(|owed| self.source.link.window().knows(owed.identity, publish.dup));
         let is_ending = self.stopping.is_cancelled() || !self.is_staying();
-        if !is_qos0 && (is_ending || self.has_left_messages) {
+        if owed.is_some() && (is_ending || self.has_left_messages) {
             // An acknowledgement must not overtake those of the messages that were left.
             self.has_left_messages = true;
             return;
         }
-        let receipt = ack.map(|ack| Receipt { client: self.client.clone(), ack });
-        let topic = String::from_utf8_lossy(&publish.topic);
-        let message = self.source.intake.take(&topic, publish.qos as u8, &publish.payload);
-        let device = message.event.as_ref().map(|event| event.device.clone());
-        let bytes = weight(&message);
-        let link = &self.source.link;
-        let mut window = link.window();
-        let let_go = |window: &mut Window<Receipt>, reason, receipt, detail| {
-            window.let_go(reason, receipt);
-            let rejected = Rejected::new(reason, "payload", detail);
-            link.rejections().record(device.as_ref(), &topic, &rejected, Extent::Message);
-        };
-        let mut is_full = false;
-        if publish.retain && !is_dated(&message) {
-            let detail = "retained by the broker, and without a time that says of when it is";
-            let_go(&mut window, Reason::Retained, receipt, detail);
-        } else if window.push(message, receipt, bytes).is_err() {
-            is_full = true;
-            if is_qos0 {
-                let detail = "the store is away and QoS 0 messages no longer fit in memory";
-                let_go(&mut window, Reason::WindowFull, None, detail);
-            }
-        }
-        let owed = window.owed();
-        let settled = window.settled();
-        if settled.is_empty() {
-            drop(window);
-        } else {
-            link.acknowledge(window, settled);
-        }
-        link.delivery().received(is_qos0, owed);
-        if is_full {
-            if !is_qos0 {
-                self.has_left_messages = true;
-                tracing::warn!("window full, leaving messages with the broker");
-            }
+        if self.source.receive(publish, owed, is_known).is_err() {
+            self.has_left_messages = true;
+            tracing::warn!("window full, leaving messages with the broker");
             return;
         }
         self.news += 1;
@@ -358,15 +331,4 @@ impl<'a> Connection<'a> {
     fn unless_left(&self, failure: Failure) -> Ended {
         if self.leaving == Leaving::Closed { Ended::Left } else { Ended::Failed(failure) }
     }
-}
-
-/// Whether a message says by itself of when it is. A retained one is old, and comes again whenever
-/// somebody subscribes anew: it can be kept only if its own time makes it one and the same. A
-/// retained sign of life is none, whatever it says.
-fn is_dated(message: &Message) -> bool {
-    let is_wall = |clock| matches!(clock, DeviceClock::Wall(_));
-    message.event.as_ref().is_some_and(|event| {
-        let is_telemetry = event.kind == EventKind::Telemetry;
-        is_telemetry && event.samples.iter().all(|sample| is_wall(sample.clock))
-    })
 }

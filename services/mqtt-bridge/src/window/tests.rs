@@ -1,8 +1,7 @@
-//! The window against a naive model: order, no loss, bound, and every message counted.
+//! The window: order, bound, and every message counted.
 
-use std::collections::BTreeSet;
+mod model;
 
-use proptest::prelude::*;
 use telemetry_model::{DeviceId, EventKind, Timestamp};
 
 use super::*;
@@ -18,15 +17,24 @@ fn number(message: &Message) -> i64 {
     message.event.as_ref().unwrap().received.micros()
 }
 
+/// A receipt that is the packet id as well, of a delivery that says always the same.
+fn owed(packet_id: u16) -> Owed<u16> {
+    Owed { identity: identity(packet_id), receipt: packet_id }
+}
+
+fn identity(packet_id: u16) -> Identity {
+    Identity { packet_id, fingerprint: 7 }
+}
+
 const ROOMY: Limits = Limits { owed: 1000, bytes: 1 << 20 };
 
 #[test]
 fn what_was_let_go_is_acknowledged_in_its_turn() {
     let mut window = Window::new(ROOMY);
-    window.let_go(Reason::Retained, Some(1));
+    window.let_go(Reason::Retained, Some(owed(1)));
     assert_eq!(window.settled(), [1]);
-    window.push(message(2), Some(2), 1).unwrap();
-    window.let_go(Reason::Retained, Some(3));
+    window.push(message(2), Some(owed(2)), 1).unwrap();
+    window.let_go(Reason::Retained, Some(owed(3)));
     assert!(window.settled().is_empty(), "not before the message ahead of it");
     assert!(window.next_batch(10, 10).unwrap().is_last);
     assert_eq!(window.acked(1).unwrap(), [2, 3]);
@@ -38,43 +46,101 @@ fn what_was_let_go_is_acknowledged_in_its_turn() {
 #[test]
 fn is_bounded_but_takes_one_delivery_of_any_size() {
     let mut window = Window::new(Limits { owed: 2, bytes: 100 });
-    window.push(message(1), None::<u8>, 500).unwrap();
+    window.push(message(1), None, 500).unwrap();
     assert_eq!(window.push(message(2), None, 1), Err(Full));
-    assert_eq!(window.push(message(2), Some(2), 1), Err(Full));
+    assert_eq!(window.push(message(2), Some(owed(2)), 1), Err(Full));
     assert!(!window.has_room());
     window.next_batch(1, 1).unwrap();
     window.acked(1).unwrap();
     window.push(message(3), None, 50).unwrap();
     assert_eq!(window.push(message(4), None, 1), Err(Full), "half is for those with a receipt");
-    window.push(message(5), Some(5), 25).unwrap();
-    window.push(message(6), Some(6), 25).unwrap();
-    assert_eq!(window.push(message(7), Some(7), 0), Err(Full), "more than the broker was to send");
+    window.push(message(5), Some(owed(5)), 25).unwrap();
+    window.push(message(6), Some(owed(6)), 25).unwrap();
+    assert_eq!(
+        window.push(message(7), Some(owed(7)), 0),
+        Err(Full),
+        "more than the broker was to send"
+    );
     window.let_go(Reason::WindowFull, None);
     assert_eq!(window.deliveries.len(), 3, "nothing is owed for what was let go at QoS 0");
     assert_eq!(window.counts().received, 5, "what did not fit did not come");
 }
 
 #[test]
-fn a_lost_connection_voids_its_receipts_and_keeps_its_messages() {
+fn what_comes_again_is_acknowledged_on_the_new_connection_and_not_taken_twice() {
     let mut window = Window::new(ROOMY);
-    window.push(message(1), Some("old"), 1).unwrap();
+    for n in [1, 2, 3] {
+        assert!(!window.knows(identity(n), false));
+        window.push(message(n.into()), Some(owed(n)), 1).unwrap();
+    }
+    window.next_batch(2, 10).unwrap();
     window.void_receipts();
-    window.push(message(1), Some("new"), 1).unwrap();
-    assert_eq!(window.owed, 1);
-    assert_eq!(window.next_batch(10, 10).unwrap().messages.len(), 2);
-    assert!(window.awaits_ack());
-    assert_eq!(window.acked(2).unwrap(), ["new"]);
-    assert!(!window.awaits_ack());
+    assert_eq!((window.owed(), window.in_flight(), window.first_held()), (0, 3, 1));
+    assert!(window.acked(1).unwrap().is_empty(), "settled while there was no connection");
+    for n in [1, 2] {
+        assert!(window.knows(identity(n), true), "{n}");
+        window.let_go(Reason::Redelivered, Some(owed(n)));
+    }
+    assert!(window.settled().is_empty(), "not before what is ahead of it");
+    // The connection is lost amid all this: what was not sent yet is sent once.
+    window.void_receipts();
+    for n in [1, 2, 3] {
+        assert!(window.knows(identity(n), true), "{n}");
+        window.let_go(Reason::Redelivered, Some(owed(n)));
+    }
+    let batch = window.next_batch(10, 10).unwrap();
+    assert_eq!((batch.first_sequence, number(batch.messages[0]), batch.messages.len()), (3, 3, 1));
+    assert_eq!(window.acked(3).unwrap(), [1, 2, 3]);
+    assert!(window.is_empty());
+    let dropped = [(Reason::Redelivered, 5)].into();
+    assert_eq!(*window.counts(), Counts { received: 8, dropped });
+}
+
+#[test]
+fn what_is_not_the_same_delivery_is_new() {
+    let held = || {
+        let mut window = Window::new(ROOMY);
+        window.push(message(1), Some(owed(1)), 1).unwrap();
+        window.void_receipts();
+        window
+    };
+    assert!(held().knows(identity(1), true));
+    assert!(!held().knows(identity(1), false), "not marked");
+    assert!(!held().knows(identity(2), true), "another id");
+    assert!(!held().knows(Identity { fingerprint: 8, ..identity(1) }, true), "another text");
+    let mut window = held();
+    window.session_lost();
+    assert!(!window.knows(identity(1), true), "another session");
+}
+
+#[test]
+fn a_lost_acknowledgement_is_sent_again_if_it_is_certain_that_it_was_lost() {
+    let settled = |held: bool| {
+        let mut window = Window::new(ROOMY);
+        window.push(message(1), Some(owed(1)), 1).unwrap();
+        window.next_batch(10, 10).unwrap();
+        assert_eq!(window.acked(1).unwrap(), [1]);
+        if held {
+            window.push(message(2), Some(owed(2)), 1).unwrap();
+        }
+        window.void_receipts();
+        window
+    };
+    assert!(settled(true).knows(identity(1), true), "it comes before what is held");
+    assert!(!settled(false).knows(identity(1), true), "it may be new");
+    let mut window = settled(true);
+    assert!(window.knows(identity(2), true));
+    assert!(!window.knows(identity(1), true), "it comes after what was held, so it is new");
 }
 
 #[test]
 fn knows_the_message_of_a_sequence() {
     let mut window = Window::new(ROOMY);
     for n in [1, 3, 4] {
-        window.push(message(n), Some(n), 1).unwrap();
+        window.push(message(n.into()), Some(owed(n)), 1).unwrap();
     }
     window.next_batch(2, 10).unwrap();
-    let sent = |window: &Window<i64>, sequence| window.sent_message(sequence).map(number);
+    let sent = |window: &Window<u16>, sequence| window.sent_message(sequence).map(number);
     assert_eq!([0, 1, 2, 3].map(|n| sent(&window, n)), [None, Some(1), Some(3), None]);
     window.acked(1).unwrap();
     assert_eq!([1, 2].map(|n| sent(&window, n)), [None, Some(3)]);
@@ -83,94 +149,8 @@ fn knows_the_message_of_a_sequence() {
 #[test]
 fn an_acknowledgement_of_what_was_not_sent_is_refused() {
     let mut window = Window::new(ROOMY);
-    window.push(message(1), Some(1), 1).unwrap();
+    window.push(message(1), Some(owed(1)), 1).unwrap();
     assert_eq!(window.acked(1), Err(NotSent));
     assert_eq!(window.resume(2), Err(NotSent));
     assert_eq!(window.resume(1).unwrap(), [1], "what an earlier stream carried was sent");
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Push { let_go: bool, qos1: bool },
-    Send(usize),
-    Ack(u64),
-    Resume(u64),
-    Reconnect,
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let push = (prop::bool::weighted(0.2), any::<bool>());
-    let step = prop_oneof![
-        4 => push.prop_map(|(let_go, qos1)| Step::Push { let_go, qos1 }),
-        2 => (1..5_usize).prop_map(Step::Send),
-        2 => (0..6_u64).prop_map(Step::Ack),
-        1 => (0..6_u64).prop_map(Step::Resume),
-        1 => Just(Step::Reconnect),
-    ];
-    prop::collection::vec(step, 0..200)
-}
-
-proptest! {
-    /// Every receipt comes once, in order, and only when all messages before it are settled. The
-    /// store settles what it was ever sent, whether or not its answer arrives.
-    #[test]
-    fn receipts_come_in_order_and_only_for_what_is_settled(steps in steps()) {
-        let mut window = Window::new(ROOMY);
-        let mut pushed = Vec::new();
-        // Which of them have numbers, and through which these were sent, acknowledged.
-        let (mut numbered, mut sent, mut acked) = (Vec::<usize>::new(), 0_u64, 0_u64);
-        let (mut ever_sent, mut receipts, mut void) = (0_u64, Vec::new(), BTreeSet::new());
-        for step in steps {
-            match step {
-                Step::Push { let_go, qos1 } => {
-                    let n = pushed.len();
-                    if let_go {
-                        window.let_go(Reason::Retained, qos1.then_some(n));
-                    } else {
-                        window.push(message(i64::try_from(n).unwrap()), qos1.then_some(n), 1).unwrap();
-                        numbered.push(n);
-                    }
-                    pushed.push((let_go, qos1));
-                    receipts.extend(window.settled());
-                }
-                Step::Send(max) => if let Some(batch) = window.next_batch(max, 1000) {
-                    prop_assert_eq!(batch.first_sequence, sent + 1);
-                    prop_assert!(batch.messages.len() <= max);
-                    for message in batch.messages {
-                        let n = usize::try_from(number(message)).unwrap();
-                        prop_assert_eq!(n, numbered[usize::try_from(sent).unwrap()]);
-                        sent += 1;
-                    }
-                    ever_sent = ever_sent.max(sent);
-                },
-                Step::Ack(more) => {
-                    acked = (acked + more).min(sent);
-                    receipts.extend(window.acked(acked).unwrap());
-                }
-                Step::Resume(more) => {
-                    acked = (acked + more).min(ever_sent);
-                    sent = acked;
-                    receipts.extend(window.resume(acked).unwrap());
-                    prop_assert_eq!(window.first_held(), acked + 1);
-                }
-                Step::Reconnect => {
-                    window.void_receipts();
-                    void.extend((0..pushed.len()).filter(|n| !receipts.contains(n)));
-                }
-            }
-            // Everything before the first message that is not settled.
-            let held = numbered.get(usize::try_from(acked).unwrap()).copied();
-            let settled = 0..held.unwrap_or(pushed.len());
-            let expected: Vec<_> = settled.filter(|n| pushed[*n].1 && !void.contains(n)).collect();
-            prop_assert_eq!(&receipts, &expected);
-            let Counts { received, dropped } = window.counts();
-            let in_flight = numbered.len() as u64 - acked;
-            prop_assert_eq!(*received, acked + in_flight + dropped.values().sum::<u64>());
-        }
-        receipts.extend(window.resume(numbered.len() as u64).unwrap());
-        receipts.extend(window.settled());
-        let owed = (0..pushed.len()).filter(|n| pushed[*n].1 && !void.contains(n)).count();
-        prop_assert_eq!(receipts.len(), owed);
-        prop_assert!(window.is_empty() && window.bytes == 0 && window.owed == 0);
-    }
 }

@@ -1,0 +1,84 @@
+//! From what comes on a connection into the window: taken, let go, or left with the broker.
+
+use std::hash::BuildHasher;
+
+use rumqttc::Publish;
+use telemetry_decode::{Reason, Rejected};
+use telemetry_model::{DeviceClock, EventKind, Message};
+
+use super::{Receipt, Source};
+use crate::{
+    rejected::Extent,
+    window::{Full, Identity, Owed, weight},
+};
+
+impl Source {
+    /// By what this delivery is known if it comes again.
+    pub(super) fn identity(&self, publish: &Publish) -> Identity {
+        let fingerprint = self.fingerprints.hash_one((&publish.topic, &publish.payload));
+        Identity { packet_id: publish.pkid, fingerprint }
+    }
+
+    /// Takes a message into the window, or lets it go, as one that is known already. One for which
+    /// there is no room is left with the broker, if it sends it again.
+    pub(super) fn receive(
+        &mut self,
+        publish: &Publish,
+        owed: Option<Owed<Receipt>>,
+        is_known: bool,
+    ) -> Result<(), Full> {
+        let is_qos0 = owed.is_none();
+        let received = if is_known {
+            self.link.window().let_go(Reason::Redelivered, owed);
+            Ok(())
+        } else {
+            self.take(publish, owed)
+        };
+        let mut window = self.link.window();
+        let unacked = window.owed();
+        let settled = window.settled();
+        if settled.is_empty() {
+            drop(window);
+        } else {
+            self.link.acknowledge(window, settled);
+        }
+        self.link.delivery().received(is_qos0, unacked);
+        received
+    }
+
+    fn take(&mut self, publish: &Publish, owed: Option<Owed<Receipt>>) -> Result<(), Full> {
+        let is_qos0 = owed.is_none();
+        let topic = String::from_utf8_lossy(&publish.topic);
+        let message = self.intake.take(&topic, publish.qos as u8, &publish.payload);
+        let device = message.event.as_ref().map(|event| event.device.clone());
+        let let_go = |reason, owed, detail| {
+            self.link.window().let_go(reason, owed);
+            let rejected = Rejected::new(reason, "payload", detail);
+            self.link.rejections().record(device.as_ref(), &topic, &rejected, Extent::Message);
+        };
+        if publish.retain && !is_dated(&message) {
+            let detail = "retained by the broker, and without a time that says of when it is";
+            let_go(Reason::Retained, owed, detail);
+            return Ok(());
+        }
+        let bytes = weight(&message);
+        let pushed = self.link.window().push(message, owed, bytes);
+        if pushed.is_err() && is_qos0 {
+            let detail = "the store is away and QoS 0 messages no longer fit in memory";
+            let_go(Reason::WindowFull, None, detail);
+            return Ok(());
+        }
+        pushed
+    }
+}
+
+/// Whether a message says by itself of when it is. A retained one is old, and comes again whenever
+/// somebody subscribes anew: it can be kept only if its own time makes it one and the same. A
+/// retained sign of life is none, whatever it says.
+fn is_dated(message: &Message) -> bool {
+    let is_wall = |clock| matches!(clock, DeviceClock::Wall(_));
+    message.event.as_ref().is_some_and(|event| {
+        let is_telemetry = event.kind == EventKind::Telemetry;
+        is_telemetry && event.samples.iter().all(|sample| is_wall(sample.clock))
+    })
+}
