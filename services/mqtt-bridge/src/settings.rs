@@ -59,8 +59,9 @@ pub struct Settings {
         value_parser = value_parser!(u16).range(1..)
     )]
     pub window: u16,
-    /// Memory for messages that are not stored yet, in bytes, at least 8388608. Half of it may hold
-    /// messages of `QoS` 0, which the broker does not send again.
+    /// Memory for messages that are not stored yet, in bytes, at least 8388608. When all but the
+    /// room for one large message is used, reading pauses. Half of it at most holds messages of
+    /// `QoS` 0, which the broker does not send again.
     #[arg(long = "mqtt-window-bytes", env = "MQTT_WINDOW_BYTES", default_value_t = 64 << 20)]
     pub window_bytes: usize,
     /// Metrics.

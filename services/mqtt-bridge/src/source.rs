@@ -13,8 +13,7 @@
 //!
 //! A message of `QoS` 0 is nowhere but in what the broker has sent, so everything sent is read:
 //! - While the store is up but slower than the broker, reading pauses and TCP holds the broker
-//!   back. This is the one exception to polling without a break; meanwhile we write, so that the
-//!   broker knows us alive.
+//!   back; meanwhile we write, so that the broker knows us alive.
 //! - While the store is away, the window fills. Before it is full we leave: the broker keeps the
 //!   session and, if configured so, queues `QoS` 0 for it as well. We come back when the store does.
 //!   If the broker has too much under way to leave without loss, reading pauses as above.
@@ -25,6 +24,7 @@
 
 mod connection;
 mod failure;
+mod leaving;
 mod receive;
 mod session;
 mod socket;
@@ -45,9 +45,13 @@ use crate::{
     source::{
         connection::{Connection, Ended},
         failure::Failure,
-        socket::Encryption,
+        socket::{Encryption, MAX_READ_BYTES},
     },
 };
+
+/// Memory that must be free to read on: for the message that is read next, and for small ones that
+/// are read together with its end. No message weighs more than 128 times what is read of it.
+const ROOM: usize = MAX_MESSAGE_BYTES + 128 * MAX_READ_BYTES;
 
 /// What it takes to acknowledge a message, on the connection that brought it.
 #[derive(Debug)]
@@ -108,7 +112,7 @@ impl Source {
             // An acknowledgement is queued once for each message on its way, and must find room.
             queue: 2 * usize::from(settings.window) + 64,
             // More than what makes reading pause, or we could not leave any more.
-            reserve: MAX_MESSAGE_BYTES + settings.window_bytes / 16,
+            reserve: ROOM + settings.window_bytes / 16,
             filters,
             intake: Intake::new(router, decode, Arc::clone(&clock), rejections),
             fingerprints: RandomState::new(),

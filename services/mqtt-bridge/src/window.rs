@@ -28,8 +28,8 @@ use self::redelivery::Redelivery;
 pub(crate) struct Limits {
     /// Deliveries with a receipt: as many as the broker was told to send unacknowledged.
     pub(crate) owed: usize,
-    /// Memory, at least twice what any delivery takes; deliveries without a receipt get half of it,
-    /// so that they cannot keep others out.
+    /// Memory, at least twice what any delivery takes; deliveries that come without a receipt get
+    /// half of it, so that they cannot keep others out.
     pub(crate) bytes: usize,
 }
 
@@ -39,6 +39,8 @@ pub(crate) struct Window<R> {
     limits: Limits,
     deliveries: VecDeque<Delivery<R>>,
     bytes: usize,
+    /// What of that came without a receipt.
+    bytes_once: usize,
     /// How many of the deliveries have a receipt.
     owed: usize,
     /// How many of the deliveries, from the front, were looked at for sending on this stream.
@@ -71,6 +73,8 @@ struct Delivery<R> {
     message: Option<Message>,
     owed: Option<Owed<R>>,
     bytes: usize,
+    /// Whether it came without a receipt, and so comes only once.
+    is_once: bool,
 }
 
 /// Messages to send, with consecutive sequence numbers.
@@ -97,6 +101,7 @@ impl<R> Window<R> {
             limits,
             deliveries: VecDeque::new(),
             bytes: 0,
+            bytes_once: 0,
             owed: 0,
             offered: 0,
             acked: 0,
@@ -119,10 +124,9 @@ impl<R> Window<R> {
         owed: Option<Owed<R>>,
         bytes: usize,
     ) -> Result<(), Full> {
-        let Limits { owed: most, bytes: room } = self.limits;
         let fits = match &owed {
-            Some(_) => self.owed < most && self.bytes + bytes <= room,
-            None => self.bytes + bytes <= room / 2,
+            Some(_) => self.owed < self.limits.owed && self.bytes + bytes <= self.limits.bytes,
+            None => self.takes(bytes),
         };
         // One delivery there is always room for, or it would be refused for ever.
         if !fits && !self.deliveries.is_empty() {
@@ -144,11 +148,15 @@ impl<R> Window<R> {
 
     fn add(&mut self, message: Option<Message>, owed: Option<Owed<R>>, bytes: usize) {
         self.bytes += bytes;
-        if let Some(owed) = &owed {
-            self.owed += 1;
-            self.redelivery.taken(owed.identity);
+        let is_once = owed.is_none();
+        match &owed {
+            Some(owed) => {
+                self.owed += 1;
+                self.redelivery.taken(owed.identity);
+            }
+            None => self.bytes_once += bytes,
         }
-        self.deliveries.push_back(Delivery { message, owed, bytes });
+        self.deliveries.push_back(Delivery { message, owed, bytes, is_once });
     }
 
     /// The next messages to send on this stream, if there are any.
@@ -191,6 +199,7 @@ impl<R> Window<R> {
             if let Some(delivery) = self.deliveries.pop_front() {
                 self.offered = self.offered.saturating_sub(1);
                 self.bytes -= delivery.bytes;
+                self.bytes_once -= if delivery.is_once { delivery.bytes } else { 0 };
                 if let Some(Owed { identity, receipt }) = delivery.owed {
                     self.owed -= 1;
                     self.redelivery.acknowledged(identity.packet_id);
@@ -264,7 +273,8 @@ impl<R> Window<R> {
 
     /// True if so many bytes more fit without a receipt.
     pub(crate) fn takes(&self, bytes: usize) -> bool {
-        self.bytes + bytes <= self.limits.bytes / 2
+        let Limits { bytes: room, .. } = self.limits;
+        self.bytes_once + bytes <= room / 2 && self.bytes + bytes <= room
     }
 
     /// How many messages wait for the store.

@@ -10,14 +10,14 @@ use tokio::time::{Duration, Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Receipt, Source,
+    ROOM, Receipt, Source,
     failure::{Class, Failure},
-    socket::Closer,
+    leaving::{Leaving, Next},
+    socket::Valve,
 };
 use crate::{
     backoff::{self, Backoff},
     delivery::Grant,
-    intake::MAX_MESSAGE_BYTES,
     window::Owed,
 };
 
@@ -30,8 +30,6 @@ const ASK_EVERY: Duration = Duration::from_secs(5);
 const NEWS: usize = 100;
 /// A broker that says nothing for so long is gone: less than twice the keep-alive.
 const SILENCE: Duration = Duration::from_secs(15);
-/// How long the broker may take to answer our last question, and then to hang up, when we stop.
-const FAREWELL: Duration = Duration::from_millis(800);
 
 /// Why a connection ended.
 pub(super) enum Ended {
@@ -50,7 +48,7 @@ pub(super) struct Connection<'a> {
     /// Then we leave.
     leave: &'a CancellationToken,
     client: AsyncClient,
-    closer: Closer,
+    valve: Valve,
     accepted_at: Option<Instant>,
     heard_at: Instant,
     /// When to ask for the subscriptions (again), and how many of these questions wait for answers.
@@ -62,20 +60,6 @@ pub(super) struct Connection<'a> {
     /// Messages in the window that the uplink has not heard of.
     news: usize,
     leaving: Leaving,
-    /// When we leave whatever the broker does, once we were told to.
-    deadline: Option<Instant>,
-}
-
-/// How far we are with leaving.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Leaving {
-    No,
-    /// We wait for an answer from the broker. It answers in order: so then it has read our
-    /// acknowledgements, and we all that it had been waiting to send.
-    Asked,
-    /// Our direction is closed. The broker closes the other when it sees that, and keeps the
-    /// session; what it sends until then is read.
-    Closed,
 }
 
 impl<'a> Connection<'a> {
@@ -87,7 +71,7 @@ impl<'a> Connection<'a> {
         leave: &'a CancellationToken,
     ) -> Ended {
         let mut options = source.options.clone();
-        let closer = Closer::of(&mut options, source.encryption.clone());
+        let valve = Valve::of(&mut options, source.encryption.clone());
         let (client, mut events) = AsyncClient::builder(options).capacity(source.queue).build();
         let now = Instant::now();
         let mut connection = Self {
@@ -96,7 +80,7 @@ impl<'a> Connection<'a> {
             stopping,
             leave,
             client,
-            closer,
+            valve,
             accepted_at: None,
             heard_at: now,
             ask_at: now,
@@ -104,8 +88,7 @@ impl<'a> Connection<'a> {
             grants: Vec::new(),
             has_left_messages: false,
             news: 0,
-            leaving: Leaving::No,
-            deadline: None,
+            leaving: Leaving::not_yet(),
         };
         loop {
             if let Err(ended) = connection.step(&mut events).await {
@@ -117,11 +100,6 @@ impl<'a> Connection<'a> {
 
     async fn step(&mut self, events: &mut EventLoop) -> Result<(), Ended> {
         self.tend()?;
-        if self.is_held() {
-            self.tell();
-            self.hold().await;
-            self.tend()?;
-        }
         let Activity::Incoming(packet) = self.next_activity(events).await? else { return Ok(()) };
         self.heard_at = Instant::now();
         match packet {
@@ -137,6 +115,10 @@ impl<'a> Connection<'a> {
     async fn next_activity(&mut self, events: &mut EventLoop) -> Result<Activity, Ended> {
         let mut poll = pin!(events.poll());
         loop {
+            // While the window could not take what the broker does not send again, nothing is read:
+            // TCP then holds the broker back, which keeps what it cannot send.
+            let is_held = self.accepted_at.is_some() && !self.source.link.window().takes(ROOM);
+            self.valve.hold(is_held);
             let (alarm, awaits_room) = (self.alarm(), self.has_left_messages && self.is_staying());
             tokio::select! {
                 biased;
@@ -144,35 +126,23 @@ impl<'a> Connection<'a> {
                 // Nothing more to read for now.
                 () = ready(()), if self.news > 0 => self.tell(),
                 () = sleep_until(alarm) => {}
-                () = self.leave.cancelled(), if self.deadline.is_none() => {}
+                () = self.leave.cancelled(), if !self.leaving.is_told() => {}
                 () = self.source.link.has_room(), if awaits_room => self.begin_leaving()?,
+                () = self.source.link.takes(ROOM), if is_held => {}
+            }
+            if is_held {
+                // Nothing was heard because we did not listen.
+                self.heard_at = Instant::now();
             }
             self.tend()?;
         }
     }
 
-    /// True while the window could not take what the broker does not send again.
-    fn is_held(&self) -> bool {
-        self.accepted_at.is_some() && !self.source.link.window().takes(MAX_MESSAGE_BYTES)
-    }
-
-    /// Reads nothing until the window takes more, or it is time to say something. TCP then holds
-    /// the broker back, which keeps what it cannot send.
-    async fn hold(&mut self) {
-        tokio::select! {
-            () = self.source.link.takes(MAX_MESSAGE_BYTES) => {}
-            () = sleep_until(self.alarm()) => {}
-            () = self.leave.cancelled(), if self.deadline.is_none() => {}
-        }
-        // Nothing was heard because we did not listen.
-        self.heard_at = Instant::now();
-    }
-
     /// Does what it is time for.
     fn tend(&mut self) -> Result<(), Ended> {
         let now = Instant::now();
-        if self.deadline.is_none() && self.leave.is_cancelled() {
-            self.deadline = Some(now + FAREWELL);
+        if !self.leaving.is_told() && self.leave.is_cancelled() {
+            self.leaving.told(now);
             if self.accepted_at.is_none() {
                 return Err(Ended::Left);
             }
@@ -185,17 +155,11 @@ impl<'a> Connection<'a> {
             tracing::warn!("the store is away and memory nearly used, leaving it to the broker");
             self.begin_leaving()?;
         }
-        let is_late = self.deadline.is_some_and(|deadline| deadline <= now);
-        match self.leaving {
-            Leaving::Asked if is_late || self.unanswered == 0 => {
-                self.closer.close();
-                self.leaving = Leaving::Closed;
-                self.deadline = self.deadline.map(|_| now + FAREWELL);
-            }
-            Leaving::Closed if is_late => return Err(Ended::Left),
-            Leaving::Closed => {}
-            _ if self.ask_at <= now => self.ask()?,
-            _ => {}
+        match self.leaving.next(self.unanswered == 0, now) {
+            Next::Listen if self.ask_at <= now => self.ask()?,
+            Next::Listen | Next::ReadOn => {}
+            Next::Close => self.valve.close(),
+            Next::Go => return Err(Ended::Left),
         }
         if self.heard_at + SILENCE <= now {
             return Err(self.unless_left(Failure::silence()));
@@ -205,18 +169,17 @@ impl<'a> Connection<'a> {
 
     /// When it is time for something.
     fn alarm(&self) -> Instant {
-        let silent = self.heard_at + SILENCE;
-        let ask_at = match self.leaving {
+        if self.accepted_at.is_none() {
             // The client's own timeout is for that.
-            _ if self.accepted_at.is_none() => return Instant::now() + SILENCE,
-            Leaving::Closed => silent,
-            _ => self.ask_at,
-        };
-        silent.min(ask_at).min(self.deadline.unwrap_or(silent))
+            return Instant::now() + SILENCE;
+        }
+        let silent = self.heard_at + SILENCE;
+        let ask_at = if self.leaving.is_closed() { silent } else { self.ask_at };
+        silent.min(ask_at).min(self.leaving.deadline().unwrap_or(silent))
     }
 
     fn is_staying(&self) -> bool {
-        self.leaving == Leaving::No
+        self.leaving.is_staying()
     }
 
     /// Whether there is memory for what comes while we leave.
@@ -225,11 +188,7 @@ impl<'a> Connection<'a> {
     }
 
     fn begin_leaving(&mut self) -> Result<(), Ended> {
-        if self.is_staying() {
-            self.leaving = Leaving::Asked;
-            self.ask()?;
-        }
-        Ok(())
+        if self.leaving.begins() { self.ask() } else { Ok(()) }
     }
 
     /// Subscribes, also within a session and again and again: the answer says that the broker is
@@ -329,6 +288,6 @@ impl<'a> Connection<'a> {
     }
 
     fn unless_left(&self, failure: Failure) -> Ended {
-        if self.leaving == Leaving::Closed { Ended::Left } else { Ended::Failed(failure) }
+        if self.leaving.is_closed() { Ended::Left } else { Ended::Failed(failure) }
     }
 }

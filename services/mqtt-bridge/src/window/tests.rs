@@ -61,9 +61,26 @@ fn is_bounded_but_takes_one_delivery_of_any_size() {
         Err(Full),
         "more than the broker was to send"
     );
+    assert!(!window.takes(1));
     window.let_go(Reason::WindowFull, None);
     assert_eq!(window.deliveries.len(), 3, "nothing is owed for what was let go at QoS 0");
     assert_eq!(window.counts().received, 5, "what did not fit did not come");
+}
+
+#[test]
+fn what_comes_with_a_receipt_may_take_all_of_the_memory() {
+    let mut window = Window::new(Limits { owed: 10, bytes: 100 });
+    window.push(message(1), Some(owed(1)), 60).unwrap();
+    assert!(window.takes(40) && !window.takes(41));
+    window.push(message(2), None, 10).unwrap();
+    window.push(message(3), Some(owed(3)), 20).unwrap();
+    window.void_receipts();
+    assert!(window.takes(10) && !window.takes(11), "what has lost its receipt is what it was");
+    window.next_batch(1, 100).unwrap();
+    window.acked(1).unwrap();
+    assert!(window.takes(40) && !window.takes(41), "half, but for what is there");
+    window.push(message(4), Some(owed(4)), 70).unwrap();
+    assert_eq!(window.push(message(5), Some(owed(5)), 1), Err(Full));
 }
 
 #[test]
