@@ -5,12 +5,13 @@
 //! | `telemetry_store_serving` | | 1 while the database answers and stores |
 //! | `telemetry_store_batch_messages` | | histogram of the sizes of batches that were to be stored |
 //! | `telemetry_store_append_seconds` | | histogram of how long each took, waiting for the database and failing included |
-//! | `telemetry_ledger_messages` | `outcome` | `received`, and what became of them: `stored`, `duplicate`, `quarantined`, `in_flight` |
+//! | `telemetry_ledger_received` | | messages received |
+//! | `telemetry_ledger_messages` | `outcome` | what became of them: `stored`, `duplicate`, `quarantined`, `in_flight` |
 //! | `telemetry_ledger_dropped` | `reason` | messages dropped |
 //! | `telemetry_ledger_partial` | | messages stored of which a part is in the quarantine |
 //! | `telemetry_ledger_readings` | `outcome` | `stored`, `duplicate`, `conflicting` |
 //!
-//! Messages received = stored + duplicate + quarantined + in flight + dropped. These are the totals
+//! Messages received = the sum of messages + the sum of dropped. These are the totals
 //! of `GetLedger`, over all senders, and the same from each replica. They are at most a few seconds
 //! old, and missing while the database does not answer.
 
@@ -104,12 +105,12 @@ impl Metrics {
             }
         };
         let total = grpc::ledger::of_all(&accounts);
+        page.gauge("telemetry_ledger_received", "Messages received.", total.received);
         page.gauges(
             "telemetry_ledger_messages",
-            "Messages received, and what became of them.",
+            "What became of messages received, other than dropped.",
             "outcome",
             [
-                ("received", total.received),
                 ("stored", total.stored),
                 ("duplicate", total.duplicate),
                 ("quarantined", total.quarantined),
@@ -171,7 +172,7 @@ mod tests {
     use super::*;
     use crate::{error::Error, storage::fake::FakeStorage};
 
-    const LEDGER: &str = "telemetry_ledger_messages{outcome=\"received\"} 0";
+    const LEDGER: &str = "telemetry_ledger_received 0";
 
     #[tokio::test(start_paused = true)]
     async fn the_ledger_is_read_at_times_and_missing_while_it_cannot_be() {

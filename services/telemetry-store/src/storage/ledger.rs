@@ -15,6 +15,24 @@ use crate::error::{Error, Result};
 /// Names the account that stands for all that ended long ago. No process takes such a name.
 pub(super) const EARLIER: &str = "(earlier)";
 
+/// The columns that add up what became of messages, in the order of [`Entry::numbers`].
+const TALLY: [&str; 9] = [
+    "stored",
+    "duplicate",
+    "quarantined",
+    "quarantine_full",
+    "partial",
+    "partial_lost",
+    "readings_stored",
+    "readings_duplicate",
+    "readings_conflicting",
+];
+
+/// A part of a backend's statement: the same for each of these columns, separated by commas.
+pub(super) fn for_each_tally(part: impl Fn(&str) -> String) -> String {
+    TALLY.map(part).join(", ")
+}
+
 /// A message that is to be settled now.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Due<'a> {
@@ -99,7 +117,8 @@ pub(super) fn entries<'a>(
 }
 
 impl Entry<'_> {
-    /// What is written to columns, in their order in the backends' statements.
+    /// What is written to columns, in their order in the backends' statements: last, and in its
+    /// order, [`TALLY`].
     pub(super) fn numbers(&self) -> [i64; 12] {
         let Self { settled_through, tally, report } = self;
         [

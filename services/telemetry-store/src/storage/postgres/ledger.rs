@@ -1,6 +1,6 @@
 //! The ledger on PostgreSQL.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use sqlx::{PgConnection, PgPool};
 use telemetry_model::{Account, ProcessId, Sender, Timestamp};
@@ -9,7 +9,7 @@ use super::micros::Micros;
 use crate::{
     error::Result,
     storage::{
-        ledger::{AccountRow, EARLIER, Entry},
+        ledger::{AccountRow, EARLIER, Entry, for_each_tally},
         rows,
     },
 };
@@ -27,11 +27,13 @@ pub(super) async fn lock(
     locked.into_iter().map(rows::settled).collect()
 }
 
-const SAVE: &str = "
+static SAVE: LazyLock<String> = LazyLock::new(|| {
+    let names = for_each_tally(str::to_owned);
+    let added = for_each_tally(|name| format!("{name} = ledger.{name} + excluded.{name}"));
+    format!(
+        "
     INSERT INTO ledger (process_id, client_id, started, updated, report,
-                        settled_through, received, dropped,
-                        stored, duplicate, quarantined, quarantine_full, partial, partial_lost,
-                        readings_stored, readings_duplicate, readings_conflicting)
+                        settled_through, received, dropped, {names})
     VALUES ($1, '', now(), now(), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
     ON CONFLICT (process_id) DO UPDATE SET
         updated = now(),
@@ -40,15 +42,9 @@ const SAVE: &str = "
         settled_through = greatest(ledger.settled_through, excluded.settled_through),
         received = greatest(ledger.received, excluded.received),
         dropped = greatest(ledger.dropped, excluded.dropped),
-        stored = ledger.stored + excluded.stored,
-        duplicate = ledger.duplicate + excluded.duplicate,
-        quarantined = ledger.quarantined + excluded.quarantined,
-        quarantine_full = ledger.quarantine_full + excluded.quarantine_full,
-        partial = ledger.partial + excluded.partial,
-        partial_lost = ledger.partial_lost + excluded.partial_lost,
-        readings_stored = ledger.readings_stored + excluded.readings_stored,
-        readings_duplicate = ledger.readings_duplicate + excluded.readings_duplicate,
-        readings_conflicting = ledger.readings_conflicting + excluded.readings_conflicting";
+        {added}"
+    )
+});
 
 pub(super) async fn save(
     connection: &mut PgConnection,
@@ -56,7 +52,7 @@ pub(super) async fn save(
 ) -> Result<()> {
     for (process, entry) in entries {
         let record = entry.report.map(|report| report.record.as_slice());
-        let save = sqlx::query(SAVE).bind(*process).bind(record);
+        let save = sqlx::query(SAVE.as_str()).bind(*process).bind(record);
         let save = entry.numbers().into_iter().fold(save, sqlx::query::Query::bind);
         save.execute(&mut *connection).await?;
     }
@@ -113,43 +109,32 @@ pub(super) async fn accounts(pool: &PgPool) -> Result<Vec<Account>> {
 }
 
 /// What the accounts that were not heard of for long come to, in one: of their reports only the numbers are kept.
-const FOLD: &str = "
+static FOLD: LazyLock<String> = LazyLock::new(|| {
+    let names = for_each_tally(str::to_owned);
+    let sums = for_each_tally(|name| format!("CAST(sum({name}) AS bigint)"));
+    let added = for_each_tally(|name| format!("{name} = ledger.{name} + excluded.{name}"));
+    format!(
+        "
     WITH old AS (
         DELETE FROM ledger WHERE updated < $2 AND process_id NOT IN ($1, '') RETURNING *
     )
-    INSERT INTO ledger (process_id, client_id, ended_at, started, updated, received, dropped,
-                        stored, duplicate, quarantined, quarantine_full, partial, partial_lost,
-                        readings_stored, readings_duplicate, readings_conflicting)
+    INSERT INTO ledger (process_id, client_id, ended_at, started, updated, received, dropped, {names})
     SELECT $1, '', now(), min(started), max(updated),
            sum(greatest(received - settled_before,
                         stored + duplicate + quarantined + quarantine_full + dropped))::bigint,
            sum(dropped)::bigint,
-           sum(stored)::bigint,
-           sum(duplicate)::bigint,
-           sum(quarantined)::bigint,
-           sum(quarantine_full)::bigint,
-           sum(partial)::bigint,
-           sum(partial_lost)::bigint,
-           sum(readings_stored)::bigint,
-           sum(readings_duplicate)::bigint,
-           sum(readings_conflicting)::bigint
+           {sums}
     FROM old HAVING count(*) > 0
     ON CONFLICT (process_id) DO UPDATE SET
         updated = excluded.updated,
         received = ledger.received + excluded.received,
         dropped = ledger.dropped + excluded.dropped,
-        stored = ledger.stored + excluded.stored,
-        duplicate = ledger.duplicate + excluded.duplicate,
-        quarantined = ledger.quarantined + excluded.quarantined,
-        quarantine_full = ledger.quarantine_full + excluded.quarantine_full,
-        partial = ledger.partial + excluded.partial,
-        partial_lost = ledger.partial_lost + excluded.partial_lost,
-        readings_stored = ledger.readings_stored + excluded.readings_stored,
-        readings_duplicate = ledger.readings_duplicate + excluded.readings_duplicate,
-        readings_conflicting = ledger.readings_conflicting + excluded.readings_conflicting";
+        {added}"
+    )
+});
 
 /// Puts together the accounts that were last heard of before a time.
 pub(super) async fn fold(pool: &PgPool, before: Timestamp) -> Result<()> {
-    sqlx::query(FOLD).bind(EARLIER).bind(Micros(before.micros())).execute(pool).await?;
+    sqlx::query(FOLD.as_str()).bind(EARLIER).bind(Micros(before.micros())).execute(pool).await?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The ledger on SQLite.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use sqlx::{SqliteConnection, SqlitePool};
 use telemetry_model::{Account, ProcessId, Sender, Timestamp};
@@ -8,7 +8,7 @@ use telemetry_model::{Account, ProcessId, Sender, Timestamp};
 use crate::{
     error::Result,
     storage::{
-        ledger::{AccountRow, EARLIER, Entry},
+        ledger::{AccountRow, EARLIER, Entry, for_each_tally},
         rows,
     },
 };
@@ -29,11 +29,13 @@ pub(super) async fn read(
     Ok(accounts)
 }
 
-const SAVE: &str = "
+static SAVE: LazyLock<String> = LazyLock::new(|| {
+    let names = for_each_tally(str::to_owned);
+    let added = for_each_tally(|name| format!("{name} = ledger.{name} + excluded.{name}"));
+    format!(
+        "
     INSERT INTO ledger (process_id, client_id, started, updated, report,
-                        settled_through, received, dropped,
-                        stored, duplicate, quarantined, quarantine_full, partial, partial_lost,
-                        readings_stored, readings_duplicate, readings_conflicting)
+                        settled_through, received, dropped, {names})
     VALUES (?1, '', unixepoch() * 1000000, unixepoch() * 1000000, ?2,
             ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
     ON CONFLICT (process_id) DO UPDATE SET
@@ -43,15 +45,9 @@ const SAVE: &str = "
         settled_through = max(settled_through, excluded.settled_through),
         received = max(received, excluded.received),
         dropped = max(dropped, excluded.dropped),
-        stored = stored + excluded.stored,
-        duplicate = duplicate + excluded.duplicate,
-        quarantined = quarantined + excluded.quarantined,
-        quarantine_full = quarantine_full + excluded.quarantine_full,
-        partial = partial + excluded.partial,
-        partial_lost = partial_lost + excluded.partial_lost,
-        readings_stored = readings_stored + excluded.readings_stored,
-        readings_duplicate = readings_duplicate + excluded.readings_duplicate,
-        readings_conflicting = readings_conflicting + excluded.readings_conflicting";
+        {added}"
+    )
+});
 
 pub(super) async fn save(
     connection: &mut SqliteConnection,
@@ -59,7 +55,7 @@ pub(super) async fn save(
 ) -> Result<()> {
     for (process, entry) in entries {
         let record = entry.report.map(|report| report.record.as_slice());
-        let save = sqlx::query(SAVE).bind(*process).bind(record);
+        let save = sqlx::query(SAVE.as_str()).bind(*process).bind(record);
         let save = entry.numbers().into_iter().fold(save, sqlx::query::Query::bind);
         save.execute(&mut *connection).await?;
     }
@@ -112,44 +108,33 @@ pub(super) async fn accounts(readers: &SqlitePool) -> Result<Vec<Account>> {
 }
 
 /// What the accounts that were not heard of for long come to, in one: of their reports only the numbers are kept.
-const FOLD: &str = "
-    INSERT INTO ledger (process_id, client_id, ended_at, started, updated, received, dropped,
-                        stored, duplicate, quarantined, quarantine_full, partial, partial_lost,
-                        readings_stored, readings_duplicate, readings_conflicting)
+static FOLD: LazyLock<String> = LazyLock::new(|| {
+    let names = for_each_tally(str::to_owned);
+    let sums = for_each_tally(|name| format!("CAST(sum({name}) AS bigint)"));
+    let added = for_each_tally(|name| format!("{name} = ledger.{name} + excluded.{name}"));
+    format!(
+        "
+    INSERT INTO ledger (process_id, client_id, ended_at, started, updated, received, dropped, {names})
     SELECT ?1, '', unixepoch() * 1000000, min(started), max(updated),
            sum(max(received - settled_before,
                    stored + duplicate + quarantined + quarantine_full + dropped)),
            sum(dropped),
-           sum(stored),
-           sum(duplicate),
-           sum(quarantined),
-           sum(quarantine_full),
-           sum(partial),
-           sum(partial_lost),
-           sum(readings_stored),
-           sum(readings_duplicate),
-           sum(readings_conflicting)
+           {sums}
     FROM ledger WHERE updated < ?2 AND process_id NOT IN (?1, '') HAVING count(*) > 0
     ON CONFLICT (process_id) DO UPDATE SET
         updated = excluded.updated,
         received = received + excluded.received,
         dropped = dropped + excluded.dropped,
-        stored = stored + excluded.stored,
-        duplicate = duplicate + excluded.duplicate,
-        quarantined = quarantined + excluded.quarantined,
-        quarantine_full = quarantine_full + excluded.quarantine_full,
-        partial = partial + excluded.partial,
-        partial_lost = partial_lost + excluded.partial_lost,
-        readings_stored = readings_stored + excluded.readings_stored,
-        readings_duplicate = readings_duplicate + excluded.readings_duplicate,
-        readings_conflicting = readings_conflicting + excluded.readings_conflicting";
+        {added}"
+    )
+});
 
 const FORGET: &str = "DELETE FROM ledger WHERE updated < ?2 AND process_id NOT IN (?1, '')";
 
 /// Puts together the accounts that were last heard of before a time.
 pub(super) async fn fold(writer: &SqlitePool, before: Timestamp) -> Result<()> {
     let mut tx = writer.begin().await?;
-    for statement in [FOLD, FORGET] {
+    for statement in [FOLD.as_str(), FORGET] {
         sqlx::query(statement).bind(EARLIER).bind(before.micros()).execute(&mut *tx).await?;
     }
     tx.commit().await?;
