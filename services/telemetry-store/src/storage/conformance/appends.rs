@@ -181,7 +181,7 @@ async fn how_far_clocks_are_ahead(fresh: &mut Fresh) {
 async fn other_processes_hear_of_commits(fresh: &mut Fresh) {
     let mut own = fresh.storage.commits();
     let event = |seconds| [telemetry("fern-1", seconds, &[("t", Value::Integer(1))])];
-    if fresh.database.is_some() {
+    if fresh.database.as_ref().is_some_and(|database| database.server.is_some()) {
         let other = open(&fresh.url, POLICY, &fresh.background).await.unwrap();
         let mut heard = other.commits();
         // Whether it listens yet, only hearing something tells.

@@ -42,6 +42,11 @@ impl Fresh {
         Self::open(database.url.clone(), None, Some(database)).await
     }
 
+    async fn community() -> Self {
+        let database = TestDatabase::of_community();
+        Self::open(database.url.clone(), None, Some(database)).await
+    }
+
     async fn open(url: String, folder: Option<TempDir>, database: Option<TestDatabase>) -> Self {
         let (url, background) = (SecretString::from(url), Lifecycle::new());
         migrate(&url).await.unwrap();
@@ -70,26 +75,39 @@ impl Fresh {
     }
 }
 
-/// An empty database on the test server.
+/// An empty database on a test server.
 struct TestDatabase {
-    server: String,
+    /// None for the Community edition's, which makes what is connected to, and lets nobody listen.
+    server: Option<String>,
     name: String,
     url: String,
 }
 
 impl TestDatabase {
     async fn create() -> Self {
-        let server = std::env::var("TELEMETRY_TEST_POSTGRES_URL")
-            .expect("TELEMETRY_TEST_POSTGRES_URL is not set: run tests/run");
+        let database = Self::named_on("TELEMETRY_TEST_POSTGRES_URL");
+        let server = database.server.as_ref().unwrap();
+        let mut connection = PgConnection::connect(server).await.unwrap();
+        let create = format!("CREATE DATABASE {}", database.name);
+        connection.execute(AssertSqlSafe(create)).await.unwrap();
+        database
+    }
+
+    fn of_community() -> Self {
+        Self { server: None, ..Self::named_on("TELEMETRY_TEST_COMMUNITY_URL") }
+    }
+
+    fn named_on(variable: &str) -> Self {
+        let server = std::env::var(variable)
+            .unwrap_or_else(|_| panic!("{variable} is not set: run tests/run"));
         let name = format!("telemetry_store_{:016x}", fastrand::u64(..));
-        let mut connection = PgConnection::connect(&server).await.unwrap();
-        connection.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
         let url = format!("{}/{name}", server.rsplit_once('/').unwrap().0);
-        Self { server, name, url }
+        Self { server: Some(server), name, url }
     }
 
     async fn drop(self) {
-        let mut connection = PgConnection::connect(&self.server).await.unwrap();
+        let Some(server) = self.server else { return };
+        let mut connection = PgConnection::connect(&server).await.unwrap();
         let drop_it = format!("DROP DATABASE {} WITH (FORCE)", self.name);
         connection.execute(AssertSqlSafe(drop_it)).await.unwrap();
     }
@@ -121,6 +139,14 @@ macro_rules! on_each_backend {
             #[tokio::test]
             async fn $name() {
                 let mut fresh = crate::storage::conformance::Fresh::timescaledb().await;
+                super::$name(&mut fresh).await;
+                fresh.close().await;
+            }
+        )+ }
+        mod community { $(
+            #[tokio::test]
+            async fn $name() {
+                let mut fresh = crate::storage::conformance::Fresh::community().await;
                 super::$name(&mut fresh).await;
                 fresh.close().await;
             }
