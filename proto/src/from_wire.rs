@@ -118,6 +118,15 @@ fn event_kind(kind: v1::EventKind) -> Result<EventKind, Invalid> {
     }
 }
 
+/// The kinds in `field`, by their numbers.
+pub fn event_kinds(field: &str, numbers: &[i32]) -> Result<Vec<EventKind>, Invalid> {
+    let kind = |(n, number): (usize, &i32)| {
+        let kind = v1::EventKind::try_from(*number).ok().and_then(|kind| event_kind(kind).ok());
+        kind.ok_or_else(|| Invalid::new(format!("{field}[{n}]"), "is no kind of event"))
+    };
+    numbers.iter().enumerate().map(kind).collect()
+}
+
 fn sample(wire: &v1::Sample, kind: EventKind) -> Result<Sample, Invalid> {
     let count = wire.measurements.len();
     let least = usize::from(kind == EventKind::Telemetry);

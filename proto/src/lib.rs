@@ -8,7 +8,7 @@ mod from_wire;
 mod log_record;
 mod to_wire;
 
-pub use from_wire::{duration, message, report, sender, time_range, timestamp};
+pub use from_wire::{duration, event_kinds, message, report, sender, time_range, timestamp};
 pub use log_record::{LogRecordError, decode_log_record, encode_log_record};
 pub use to_wire::wire_timestamp;
 

@@ -3,11 +3,12 @@
 use anyhow::Context;
 use telemetry_proto::v1::{
     Event, GetLedgerRequest, GetLedgerResponse, Ledger, ListReadingsRequest, Reading,
-    WatchDeviceRequest, WatchDeviceResponse, diagnostics_service_client::DiagnosticsServiceClient,
+    WatchDeviceRequest, WatchDeviceResponse, WatchDevicesRequest, WatchDevicesResponse,
+    diagnostics_service_client::DiagnosticsServiceClient,
     ingest_service_client::IngestServiceClient, query_service_client::QueryServiceClient,
     watch_service_client::WatchServiceClient,
 };
-use tonic::{Streaming, transport::Channel};
+use tonic::{Status, Streaming, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -97,24 +98,54 @@ impl Client {
         let request = WatchDeviceRequest {
             device_id: device.to_owned(),
             after_cursor: after_cursor.to_owned(),
+            ..Default::default()
         };
         let mut stream = self.watch.clone().watch_device(request).await?.into_inner();
         let first = stream.message().await?.context("the watch ended")?;
         Ok((first, stream))
     }
+
+    /// Watches many devices. The first response has been read, as of one.
+    pub async fn watch_many(
+        &self,
+        request: WatchDevicesRequest,
+    ) -> Result<(WatchDevicesResponse, Streaming<WatchDevicesResponse>), Status> {
+        let mut stream = self.watch.clone().watch_devices(request).await?.into_inner();
+        let first = stream.message().await?.unwrap_or_default();
+        Ok((first, stream))
+    }
+}
+
+/// A response of either kind of watch.
+pub trait WatchResponse {
+    /// Where the stream stands, and the events.
+    fn into_parts(self) -> (String, Vec<Event>);
+}
+
+impl WatchResponse for WatchDeviceResponse {
+    fn into_parts(self) -> (String, Vec<Event>) {
+        (self.cursor, self.events)
+    }
+}
+
+impl WatchResponse for WatchDevicesResponse {
+    fn into_parts(self) -> (String, Vec<Event>) {
+        (self.cursor, self.events)
+    }
 }
 
 /// Reads a watch until it has told so many events; also answers the last cursor.
-pub async fn events(
-    stream: &mut Streaming<WatchDeviceResponse>,
+pub async fn events<R: WatchResponse>(
+    stream: &mut Streaming<R>,
     count: usize,
 ) -> anyhow::Result<(Vec<Event>, String)> {
     let (mut events, mut cursor) = (Vec::new(), String::new());
     while events.len() < count {
         let response = tokio::time::timeout(crate::DEADLINE, stream.message()).await;
         let response = response.context("the watch is silent")??.context("the watch ended")?;
-        events.extend(response.events);
-        cursor = response.cursor;
+        let (told, next) = response.into_parts();
+        events.extend(next);
+        cursor = told;
     }
     Ok((events, cursor))
 }

@@ -26,7 +26,7 @@ mod system;
 pub use audit::Verdict;
 pub use auditor::{Auditor, DEVICES, Tally, device_name};
 pub use bed::{Bed, Setup, is_long, lasts};
-pub use client::{Client, events, health_becomes, is_serving};
+pub use client::{Client, WatchResponse, events, health_becomes, is_serving};
 pub use cluster::Cluster;
 pub use device::Device;
 pub use eventually::{DEADLINE, eventually, eventually_within};

@@ -35,6 +35,7 @@ pub struct System {
     tls_variables: Vec<(&'static str, String)>,
     bridge_store: Option<u16>,
     store_database: Option<u16>,
+    store_variables: Vec<(&'static str, String)>,
     bridge_variables: Vec<(&'static str, String)>,
 }
 
@@ -78,6 +79,7 @@ impl System {
             tls_variables: Vec::new(),
             bridge_store: None,
             store_database: None,
+            store_variables: Vec::new(),
             bridge_variables: Vec::new(),
         };
         if system.postgres.is_some() {
@@ -141,6 +143,11 @@ impl System {
     /// Sets a variable of the bridge from its next start on.
     pub fn set_bridge(&mut self, variable: &'static str, value: &str) {
         self.bridge_variables.push((variable, value.to_owned()));
+    }
+
+    /// Sets a variable of every store from its next start on.
+    pub fn set_of_store(&mut self, variable: &'static str, value: &str) {
+        self.store_variables.push((variable, value.to_owned()));
     }
 
     /// Lets the bridge use another broker from its next start on.
@@ -220,6 +227,7 @@ impl System {
     ) -> anyhow::Result<Process> {
         let mut variables =
             vec![("DATABASE_URL", self.database_url()?), ("STORE_LISTEN", listen.to_owned())];
+        variables.extend(self.store_variables.clone());
         variables.extend_from_slice(differing);
         Process::start("telemetry-store", &variables)
     }

@@ -59,7 +59,7 @@ enum Command {
     /// Messages that could not be understood or stored.
     #[command(subcommand)]
     Quarantine(diagnostics::QuarantineCommand),
-    /// Follow a device live, over disconnects.
+    /// Follow devices live, over disconnects.
     Watch(watch::WatchArgs),
     /// Pretend to be some devices.
     Simulate(simulate::SimulateArgs),

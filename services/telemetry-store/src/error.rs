@@ -1,6 +1,6 @@
 //! What can go wrong in the store, in the few kinds a caller can act on.
 
-use telemetry_model::{Cursor, DeviceId, Invalid};
+use telemetry_model::{DeviceId, Invalid, Timestamp};
 
 /// Shorthand for results of the store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -14,15 +14,15 @@ pub enum Error {
     /// Nothing was ever received from this device.
     #[error("device {0} has never sent anything")]
     UnknownDevice(DeviceId),
-    /// The cursor lies outside the log: events behind it may be gone.
-    #[error("cursor {cursor} is outside the log, which reaches from {oldest} to {newest}")]
-    CursorExpired {
-        /// What was asked for.
-        cursor: Cursor,
+    /// Where a watch was to begin, or stood, lies outside the log: events behind it may be gone.
+    #[error("the log reaches back to {horizon}: from cursor {oldest} to {newest}")]
+    OutsideLog {
         /// The oldest cursor that can be resumed.
-        oldest: Cursor,
+        oldest: String,
         /// The newest.
-        newest: Cursor,
+        newest: String,
+        /// What was received before is no longer there.
+        horizon: Timestamp,
     },
     /// The database cannot be reached or is not ready: the same call may succeed later.
     #[error("database unavailable: {0}")]
@@ -44,6 +44,9 @@ pub enum Error {
     /// What came before on the stream has failed: the sender must go back to it.
     #[error("what came before was not stored")]
     Overtaken,
+    /// The stream has lasted its time: it goes on elsewhere, or here on another connection.
+    #[error("the stream has lasted its time; go on with another one")]
+    Aged,
     /// The process is stopping: another replica, or this one later, will answer.
     #[error("the server is stopping")]
     Stopping,

@@ -3,9 +3,10 @@
 //! The path of an event: `grpc` checks what an Ingest stream brings and hands it to the
 //! `batcher`, which gathers the events of all streams and appends them to `storage` in one
 //! transaction, together with the sender's account and what goes to the quarantine; the stream
-//! acknowledges what was committed. Storage then hints at the commit, the
-//! `hub` wakes the watchers of the devices concerned, and each `watcher` reads what is new from
-//! the log. Another replica's commits come in by the same door. Queries ask storage directly.
+//! acknowledges what was committed. Storage then hints at the commit, and the `hub` reads what is
+//! new in the log and hands it to each `watcher` whom it concerns; one that comes later, or is too
+//! slow, reads the log by itself. Another replica's commits come in by the same door. Queries ask
+//! storage directly.
 //!
 //! Nothing is acknowledged or shown before it is committed, and no state is kept in memory that
 //! the database does not have, but for hints and caches.
@@ -54,6 +55,10 @@ pub struct Server {
     storage: Arc<dyn Storage>,
     /// Tasks that outlive the server's streams.
     background: Lifecycle,
+    /// How long the log is kept.
+    horizon: Duration,
+    /// How long a connection may last.
+    max_age: Option<Duration>,
 }
 
 impl Server {
@@ -67,7 +72,8 @@ impl Server {
             .with_context(|| format!("cannot listen on {} (STORE_LISTEN)", settings.listen))?;
         let local_addr = listener.local_addr()?;
         let metrics = Endpoint::bind(&settings.metrics).await?;
-        Ok(Self { listener, local_addr, metrics, storage, background })
+        let (horizon, max_age) = (settings.watch_horizon, settings.max_connection_age);
+        Ok(Self { listener, local_addr, metrics, storage, background, horizon, max_age })
     }
 
     /// The address it listens on, with the port that was chosen if 0 was asked for.
@@ -78,7 +84,7 @@ impl Server {
     /// Serves until the lifecycle stops, then drains: no new connections, watches end and ingest
     /// streams get their last acknowledgements, the last batch is written, the database is closed.
     pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
-        let Self { listener, local_addr, metrics, storage, background } = self;
+        let Self { listener, local_addr, metrics, storage, background, horizon, max_age } = self;
         let (health, health_service) = Health::new(SERVICES).await;
         let (batcher, batching, failed_at) = Batcher::new(Arc::clone(&storage));
         let hub = Hub::default();
@@ -88,7 +94,8 @@ impl Server {
             background.spawn("metrics", endpoint.run(Arc::new(metrics), background.token()));
         }
         background.spawn("batcher", batching);
-        let following = hub.clone().run(storage.commits(), background.token());
+        let following =
+            hub.clone().run(Arc::clone(&storage), storage.commits(), background.token());
         background.spawn("hub", following);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let housekeeping = Housekeeping {
@@ -105,6 +112,8 @@ impl Server {
             hub,
             clock,
             lifecycle: lifecycle.clone(),
+            horizon,
+            max_age,
         };
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let stopping = {

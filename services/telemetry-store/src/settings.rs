@@ -42,6 +42,10 @@ pub struct Settings {
     /// Address to serve gRPC on.
     #[arg(long, global = true, env = "STORE_LISTEN", default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
+    /// How long a connection may last, such as 1h; then its streams end and go on with another one,
+    /// so that the load spreads over new replicas [default: no limit]
+    #[arg(long, global = true, env = "STORE_MAX_CONNECTION_AGE", value_parser = max_age)]
+    pub max_connection_age: Option<Duration>,
     /// How long readings are kept, such as 365d.
     #[arg(long, global = true, env = "RETENTION", default_value = "365d", value_parser = duration::parse)]
     pub retention: Duration,
@@ -70,6 +74,13 @@ impl Settings {
             quarantine: self.quarantine_retention,
             quarantine_bytes: self.quarantine_max_bytes,
         }
+    }
+}
+
+fn max_age(text: &str) -> Result<Duration, String> {
+    match duration::parse(text)? {
+        Duration::ZERO => Err("must be at least 1s; leave it out for no limit".to_owned()),
+        age => Ok(age),
     }
 }
 

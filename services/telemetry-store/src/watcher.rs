@@ -1,114 +1,249 @@
-//! One watch of one device: catch up from the log, then live, never a gap.
+//! One watch: catch up from the log, then live, never a gap.
 //!
-//! The log is the truth and the hub only says when to look at it. The subscription is made before
-//! the first read, so that nothing committed in between is missed; a slow reader simply reads a
-//! longer piece of the log next time, and holds up nobody.
+//! The log is the truth. A watcher subscribes with the hub, which collects for it from then on, and
+//! reads the log by itself up to where that begins. If it is too slow for what is collected, it
+//! reads the log again, a longer piece of it: it holds up nobody, and nobody waits for it.
 
-use std::{sync::Arc, time::Duration};
+mod selection;
+mod state;
 
-use telemetry_model::{Cursor, DeviceId, StoredEvent};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use telemetry_model::{Clock, Positions, StoredEvent, Timestamp};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use self::state::States;
+pub(crate) use self::{
+    selection::{Filter, Selection, weight},
+    state::DeviceState,
+};
 use crate::{
     error::{Error, Result},
     hub::{Hub, Subscription},
-    storage::{LogRange, Storage},
+    storage::{LogQuery, LogRange, Storage},
 };
 
 /// The most events in one update.
 const MAX_EVENTS: usize = 1000;
+/// The most bytes in one update, about, unless one event alone has more.
+const MAX_BYTES: usize = 512 << 10;
 /// How long a watch may be silent before it says that it is still there.
 const PROGRESS_EVERY: Duration = Duration::from_secs(15);
 /// How long to wait before asking a database again that did not answer.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Where a watch begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Start {
     /// With what is committed from now on.
     Now,
     /// With the oldest event still in the log.
     Oldest,
-    /// After this cursor.
-    After(Cursor),
+    /// After these positions.
+    After(Positions),
+    /// With the first event that was received at or after this time.
+    At(Timestamp),
+}
+
+/// What to watch.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) selection: Selection,
+    pub(crate) start: Start,
+    pub(crate) filter: Filter,
+    /// Whether it begins with the present state of the devices.
+    pub(crate) with_state: bool,
 }
 
 /// What a watcher has to tell.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Update {
     /// Where the watch stands after the events.
-    pub(crate) cursor: Cursor,
-    /// The events, oldest first; none in a progress update.
-    pub(crate) events: Vec<StoredEvent>,
+    pub(crate) cursor: String,
+    /// The events, those of a device oldest first; none in a progress update.
+    pub(crate) events: Vec<Arc<StoredEvent>>,
+    /// What is known of devices, if that was asked for: before the first event.
+    pub(crate) states: Vec<DeviceState>,
     /// True if there was nothing more in the log.
     pub(crate) caught_up: bool,
 }
 
-/// A watch of one device.
+/// What all watches of a replica work with.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) hub: Hub,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// How long the log is kept.
+    pub(crate) horizon: Duration,
+}
+
+impl Sources {
+    fn outside(&self, selection: &Selection, range: &LogRange) -> Error {
+        Error::OutsideLog {
+            oldest: selection.cursor(&range.oldest),
+            newest: selection.cursor(&range.newest),
+            horizon: self.horizon(),
+        }
+    }
+
+    /// What was received before may be gone.
+    fn horizon(&self) -> Timestamp {
+        self.clock.now().minus(self.horizon)
+    }
+}
+
+/// A watch.
 #[derive(Debug)]
 pub(crate) struct Watcher {
-    storage: Arc<dyn Storage>,
-    device: DeviceId,
+    sources: Arc<Sources>,
+    selection: Arc<Selection>,
+    filter: Filter,
     subscription: Subscription,
-    cursor: Cursor,
-    next_progress: Instant,
+    states: Option<States>,
+    /// Where it stands, after what was told.
+    told: Positions,
+    /// What is to be told next.
+    pending: VecDeque<Arc<StoredEvent>>,
+    /// Where it stands once that is told.
+    read: Positions,
     at_head: bool,
+    next_progress: Instant,
 }
 
 impl Watcher {
-    /// Begins a watch. Fails if its cursor lies outside the log.
-    pub(crate) async fn open(
-        storage: Arc<dyn Storage>,
-        hub: &Hub,
-        device: DeviceId,
-        start: Start,
-    ) -> Result<Self> {
-        let subscription = hub.subscribe(&device);
-        let LogRange { oldest, newest } = storage.log_range(&device).await?;
-        let cursor = match start {
-            Start::Now => newest,
-            Start::Oldest => oldest,
-            Start::After(cursor) => {
-                if !(oldest.position..=newest.position).contains(&cursor.position) {
-                    return Err(Error::CursorExpired { cursor, oldest, newest });
-                }
-                cursor
-            }
+    /// Begins a watch. Fails if it would begin outside the log.
+    pub(crate) async fn open(sources: Arc<Sources>, request: Request) -> Result<Self> {
+        let Request { selection, start, filter, with_state } = request;
+        let selection = Arc::new(selection);
+        let subscription = sources.hub.subscribe(&selection);
+        let range = sources.storage.log_range().await?;
+        let is_inside = |position: &Positions| {
+            let is_inside = |partition| {
+                let LogRange { oldest, newest } = &range;
+                (oldest.get(partition)..=newest.get(partition)).contains(&position.get(partition))
+            };
+            selection.partitions().iter().copied().all(is_inside)
         };
-        let (next_progress, at_head) = (Instant::now(), false);
-        Ok(Self { storage, device, subscription, cursor, next_progress, at_head })
+        let start = match start {
+            Start::After(positions) if is_inside(&positions) => positions,
+            Start::At(time) if time >= sources.horizon() => {
+                sources.storage.log_since(selection.partitions(), time).await?
+            }
+            Start::After(_) | Start::At(_) => return Err(sources.outside(&selection, &range)),
+            Start::Now => range.newest,
+            Start::Oldest => range.oldest,
+        };
+        Ok(Self {
+            states: with_state.then(|| States::new(Arc::clone(&selection), filter.clone())),
+            sources,
+            selection,
+            filter,
+            subscription,
+            told: start.clone(),
+            pending: VecDeque::new(),
+            read: start,
+            at_head: false,
+            next_progress: Instant::now(),
+        })
     }
 
-    /// The next update: at once if the log holds more, else when there is news, at the latest when
+    /// The next update: at once if there is more to tell, else when there is news, at the latest when
     /// progress is due. The first one comes at once. Fails only if the log has been cut behind the
-    /// cursor or cannot be read.
+    /// watch or cannot be read.
     pub(crate) async fn next(&mut self) -> Result<Update> {
         loop {
-            if self.at_head {
-                // Whether woken or due for progress, look at the log.
-                drop(timeout_at(self.next_progress, self.subscription.news()).await);
-            }
-            let tail = match self.storage.tail(&self.device, self.cursor, MAX_EVENTS).await {
-                Ok(tail) => tail,
+            match self.step().await {
+                Ok(Some(update)) => {
+                    self.next_progress = Instant::now() + PROGRESS_EVERY;
+                    return Ok(update);
+                }
+                Ok(None) => {}
                 Err(Error::Unavailable(error)) => {
-                    tracing::debug!(device = %self.device, %error, "watch waits for the database");
+                    tracing::debug!(%error, "watch waits for the database");
                     sleep(RETRY_AFTER).await;
-                    continue;
                 }
                 Err(error) => return Err(error),
-            };
-            (self.cursor, self.at_head) = (tail.cursor, tail.at_head);
-            let now = Instant::now();
-            if tail.events.is_empty() && now < self.next_progress {
-                continue;
             }
-            self.next_progress = now + PROGRESS_EVERY;
-            return Ok(Update {
-                cursor: tail.cursor,
-                events: tail.events,
-                caught_up: tail.at_head,
-            });
         }
+    }
+
+    /// Looks once; waits if there is nothing.
+    async fn step(&mut self) -> Result<Option<Update>> {
+        if let Some(states) = &mut self.states {
+            if let Some(states) = states.next(self.sources.storage.as_ref()).await? {
+                return Ok(Some(self.update(vec![], states)));
+            }
+            self.states = None;
+        }
+        let mut is_new = false;
+        if self.pending.is_empty() {
+            is_new = self.read().await?;
+        }
+        if !self.pending.is_empty() {
+            let events = self.take_pending();
+            return Ok(Some(self.update(events, vec![])));
+        }
+        self.told = self.read.clone();
+        if Instant::now() >= self.next_progress {
+            return Ok(Some(self.update(vec![], vec![])));
+        }
+        if self.at_head && !is_new {
+            // Whether it is woken or due for progress, it looks again.
+            drop(timeout_at(self.next_progress, self.subscription.news()).await);
+        }
+        Ok(None)
+    }
+
+    /// Takes what came, or else a piece of the log. Answers whether it has moved.
+    async fn read(&mut self) -> Result<bool> {
+        let before = self.read.clone();
+        if let Some(events) = self.subscription.take(&mut self.read) {
+            self.at_head = true;
+            self.show(events);
+            return Ok(self.read != before);
+        }
+        let partitions = self.selection.partitions();
+        let query = LogQuery {
+            partitions,
+            devices: self.selection.devices(),
+            after: &self.read,
+            limit: (MAX_EVENTS / partitions.len().max(1)).max(1),
+        };
+        let Some(page) = self.sources.storage.log_after(&query).await? else {
+            let range = self.sources.storage.log_range().await?;
+            return Err(self.sources.outside(&self.selection, &range));
+        };
+        (self.read, self.at_head) = (page.upto, page.at_head);
+        self.show(page.events.into_iter().map(Arc::new));
+        Ok(self.read != before)
+    }
+
+    fn show(&mut self, events: impl IntoIterator<Item = Arc<StoredEvent>>) {
+        let own = events.into_iter().filter(|event| self.selection.contains(&event.device));
+        self.pending.extend(own.filter_map(|event| self.filter.apply(event)));
+    }
+
+    /// The next events that fit into an update.
+    fn take_pending(&mut self) -> Vec<Arc<StoredEvent>> {
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        while let Some(event) = self.pending.pop_front_if(|event| {
+            bytes += weight(event);
+            events.is_empty() || (events.len() < MAX_EVENTS && bytes <= MAX_BYTES)
+        }) {
+            self.told.advance(event.cursor.partition, event.cursor.position);
+            events.push(event);
+        }
+        if self.pending.is_empty() {
+            self.pending = VecDeque::new();
+            self.told = self.read.clone();
+        }
+        events
+    }
+
+    fn update(&self, events: Vec<Arc<StoredEvent>>, states: Vec<DeviceState>) -> Update {
+        let caught_up = self.at_head && self.pending.is_empty() && self.states.is_none();
+        Update { cursor: self.selection.cursor(&self.told), events, states, caught_up }
     }
 }
 

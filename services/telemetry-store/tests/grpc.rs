@@ -229,6 +229,7 @@ async fn watches_end_as_unavailable_and_expired_cursors_name_the_range() {
     let watch = |after: &str| v1::WatchDeviceRequest {
         device_id: "fern-1".to_owned(),
         after_cursor: after.to_owned(),
+        ..Default::default()
     };
     let status = client.watch_device(watch("nonsense")).await.unwrap_err();
     assert_eq!(violated_field(&status), "after_cursor");

@@ -11,7 +11,6 @@ use futures::{
     stream::{BoxStream, FuturesOrdered},
 };
 use prost::Message as _;
-use service_kit::lifecycle::Lifecycle;
 use telemetry_model::{
     Clock, DeviceId, Invalid, Message, ProcessId, Refusal, Submission, Timestamp,
 };
@@ -22,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::stream_end::StreamEnd;
 use crate::{
     batcher::{Batcher, Outcome},
     error::{Error, Result},
@@ -43,7 +43,7 @@ pub(super) struct Ingest {
     storage: Arc<dyn Storage>,
     batcher: Batcher,
     clock: Arc<dyn Clock>,
-    lifecycle: Lifecycle,
+    end: StreamEnd,
 }
 
 impl Ingest {
@@ -51,9 +51,9 @@ impl Ingest {
         storage: Arc<dyn Storage>,
         batcher: Batcher,
         clock: Arc<dyn Clock>,
-        lifecycle: Lifecycle,
+        end: StreamEnd,
     ) -> Self {
-        Self { storage, batcher, clock, lifecycle }
+        Self { storage, batcher, clock, end }
     }
 }
 
@@ -70,13 +70,13 @@ impl IngestService for Ingest {
             storage: Arc::clone(&self.storage),
             batcher: self.batcher.clone(),
             clock: Arc::clone(&self.clock),
-            lifecycle: self.lifecycle.clone(),
+            end: self.end.of_new_stream(),
             sender: None,
             last_sequence: 0,
             pending: FuturesOrdered::new(),
             responses,
         };
-        self.lifecycle.spawn("ingest stream", async move {
+        self.end.lifecycle().spawn("ingest stream", async move {
             session.run(request.into_inner()).await;
             Ok::<_, Error>(())
         });
@@ -89,7 +89,7 @@ struct Session {
     storage: Arc<dyn Storage>,
     batcher: Batcher,
     clock: Arc<dyn Clock>,
-    lifecycle: Lifecycle,
+    end: StreamEnd,
     sender: Option<ProcessId>,
     last_sequence: u64,
     /// Requests whose events are with the batcher, oldest first.
@@ -115,7 +115,7 @@ impl Session {
     }
 
     async fn serve(&mut self, mut requests: Streaming<IngestRequest>) -> Result<(), Arc<Error>> {
-        let lifecycle = self.lifecycle.clone();
+        let end = self.end.clone();
         let mut is_first = true;
         loop {
             tokio::select! {
@@ -141,7 +141,7 @@ impl Session {
                         return Ok(());
                     }
                 },
-                () = lifecycle.stopping() => return Err(Arc::new(Error::Stopping)),
+                reason = end.reached() => return Err(Arc::new(reason)),
             }
         }
     }
@@ -257,7 +257,7 @@ fn invalid(wire: &IngestEvent, error: Invalid, received: Timestamp) -> Message {
 #[cfg(test)]
 mod tests {
     use futures::future::ready;
-
+    use service_kit::lifecycle::Lifecycle;
     use telemetry_model::{SystemClock, Tally};
 
     use super::*;
@@ -275,7 +275,7 @@ mod tests {
             batcher,
             clock: Arc::new(SystemClock),
             sender: None,
-            lifecycle: Lifecycle::new(),
+            end: StreamEnd::new(Lifecycle::new(), None),
             last_sequence: 2,
             pending: FuturesOrdered::new(),
             responses,

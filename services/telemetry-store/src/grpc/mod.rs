@@ -7,6 +7,7 @@ pub(crate) mod ledger;
 mod page_token;
 mod query;
 mod status;
+mod stream_end;
 mod watch;
 
 use std::{sync::Arc, time::Duration};
@@ -27,8 +28,10 @@ use tonic::{
 };
 use tonic_health::pb::health_server::{Health, HealthServer};
 
-use self::{diagnostics::Diagnostics, ingest::Ingest, query::Query, watch::Watch};
-use crate::{batcher::Batcher, hub::Hub, storage::Storage};
+use self::{
+    diagnostics::Diagnostics, ingest::Ingest, query::Query, stream_end::StreamEnd, watch::Watch,
+};
+use crate::{batcher::Batcher, hub::Hub, storage::Storage, watcher::Sources};
 
 /// The names whose health is reported, beside the overall one.
 pub(crate) const SERVICES: &[&str] = &[
@@ -52,6 +55,10 @@ pub(crate) struct Parts {
     pub(crate) clock: Arc<dyn Clock>,
     /// Its streams are tasks of this group and end when it stops.
     pub(crate) lifecycle: Lifecycle,
+    /// How long the log is kept.
+    pub(crate) horizon: Duration,
+    /// How long a connection may last, if not for ever.
+    pub(crate) max_age: Option<Duration>,
 }
 
 /// All services, ready to be served.
@@ -59,11 +66,12 @@ pub(crate) fn router(
     parts: Parts,
     health: HealthServer<impl Health>,
 ) -> Result<Router, tonic_reflection::server::Error> {
-    let Parts { storage, batcher, hub, clock, lifecycle } = parts;
+    let Parts { storage, batcher, hub, clock, lifecycle, horizon, max_age } = parts;
     let diagnostics = Diagnostics::new(Arc::clone(&storage), batcher.clone());
-    let ingest = Ingest::new(Arc::clone(&storage), batcher, clock, lifecycle.clone());
+    let end = StreamEnd::new(lifecycle, max_age);
+    let ingest = Ingest::new(Arc::clone(&storage), batcher, Arc::clone(&clock), end.clone());
     let query = Query::new(Arc::clone(&storage));
-    let watch = Watch::new(storage, hub, lifecycle);
+    let watch = Watch::new(Sources { storage, hub, clock, horizon }, end);
     let (v1, v1alpha) = (reflection(), reflection());
     let routes = Routes::new(health)
         .add_service(IngestServiceServer::new(ingest).max_decoding_message_size(MAX_REQUEST_BYTES))
@@ -72,7 +80,13 @@ pub(crate) fn router(
         .add_service(WatchServiceServer::new(watch))
         .add_service(v1.build_v1()?)
         .add_service(v1alpha.build_v1alpha()?);
-    Ok(Server::builder()
+    let mut server = Server::builder();
+    if let Some(max_age) = max_age {
+        // It only tells clients to use another connection for what they begin. What is under way
+        // ends by itself (StreamEnd), not by the builder's grace, which cuts without a status.
+        server = server.max_connection_age(max_age);
+    }
+    Ok(server
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .max_concurrent_streams(Some(MAX_STREAMS))

@@ -137,7 +137,7 @@ fn device_id(text: &str) -> Result<DeviceId> {
     Ok(DeviceId::parse(text)?)
 }
 
-fn metric_names(texts: &[String]) -> Result<Vec<MetricName>> {
+pub(super) fn metric_names(texts: &[String]) -> Result<Vec<MetricName>> {
     if texts.len() > MAX_METRICS {
         let reason = format!("must be at most {MAX_METRICS}, are {}", texts.len());
         return Err(Invalid::new("metrics", reason).into());

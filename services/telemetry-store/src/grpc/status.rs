@@ -26,9 +26,13 @@ impl From<&Error> for Status {
                 let details = ErrorDetails::with_resource_info("device", device.as_str(), "", "");
                 with(Code::NotFound, details)
             }
-            Error::CursorExpired { oldest, newest, .. } => {
-                let metadata = [("oldest", oldest), ("newest", newest)];
-                let metadata = metadata.map(|(name, cursor)| (name.to_owned(), cursor.to_string()));
+            Error::OutsideLog { oldest, newest, horizon } => {
+                let metadata = [
+                    ("oldest", oldest.clone()),
+                    ("newest", newest.clone()),
+                    ("horizon", horizon.to_string()),
+                ];
+                let metadata = metadata.map(|(name, value)| (name.to_owned(), value));
                 let details = ErrorDetails::with_error_info("CURSOR_EXPIRED", DOMAIN, metadata);
                 with(Code::OutOfRange, details)
             }
@@ -37,6 +41,10 @@ impl From<&Error> for Status {
                 tracing::warn!(error = %cause, "database unavailable");
                 let details = ErrorDetails::with_retry_info(Some(RETRY_AFTER));
                 Self::with_error_details(Code::Unavailable, "the database is unavailable", details)
+            }
+            // No longer than it takes to connect.
+            Error::Aged => {
+                with(Code::Unavailable, ErrorDetails::with_retry_info(Some(Duration::ZERO)))
             }
             Error::Stopping | Error::Overtaken => {
                 with(Code::Unavailable, ErrorDetails::with_retry_info(Some(RETRY_AFTER)))

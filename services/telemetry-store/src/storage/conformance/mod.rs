@@ -4,6 +4,7 @@ mod accounts;
 mod appends;
 mod log;
 mod operations;
+mod partitions;
 mod quarantine;
 mod reads;
 mod times;

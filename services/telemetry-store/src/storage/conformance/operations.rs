@@ -17,7 +17,7 @@ use crate::{
     storage::{
         QuarantineQuery, migrate, open,
         postgres::connect::pool,
-        testing::{AppendEvents, message},
+        testing::{AppendEvents, DeviceLog, message},
     },
 };
 
@@ -82,8 +82,8 @@ async fn pruning_leaves_other_devices_and_metrics_alone(fresh: &mut Fresh) {
         let left = super::all(&fresh.storage, id).await;
         let left: Vec<_> = left.iter().map(|r| (r.metric.as_str(), r.time)).collect();
         assert_eq!(left, [("a", at(3 * DAY)), ("b", at(3 * DAY))], "{id}");
-        let range = fresh.storage.log_range(&device(id)).await.unwrap();
-        let tail = fresh.storage.tail(&device(id), range.oldest, 10).await.unwrap();
+        let range = fresh.storage.range_of(&device(id)).await.unwrap();
+        let tail = fresh.storage.tail_of(&device(id), range.oldest, 10).await.unwrap();
         assert_eq!(tail.events.len(), 1, "{id}");
     }
 }

@@ -9,6 +9,7 @@ mod columns;
 pub(super) mod connect;
 mod feed;
 mod ledger;
+mod log;
 mod micros;
 mod prune;
 mod quarantine;
@@ -21,27 +22,27 @@ use async_trait::async_trait;
 use service_kit::lifecycle::Lifecycle;
 use sqlx::{Executor, PgPool};
 use telemetry_model::{
-    Account, Bucket, Cursor, Device, DeviceId, MetricName, Reading, ReadingQuery, Sender,
-    Submission, SummaryQuery, Tally, Timestamp,
+    Account, Bucket, Device, DeviceId, MetricName, Partition, Positions, Reading, ReadingQuery,
+    Sender, Submission, SummaryQuery, Tally, Timestamp,
 };
 use tokio::{sync::broadcast, time::timeout};
 
 use self::{micros::Micros, tx::PgTx};
 use super::{
-    Commit, LogRange, Policy, QuarantineQuery, Quarantined, Storage, Tail,
+    Commit, LogPage, LogQuery, LogRange, Policy, QuarantineQuery, Quarantined, Storage,
     append::{self, Shared},
     events,
     names::Unknown,
 };
 use crate::error::{Error, Result};
 
-/// One of them listens.
-const CONNECTIONS: u32 = 9;
+/// Beside the one that listens.
+const CONNECTIONS: u32 = 8;
 /// Commits a receiver may lag behind before it must look at the log by itself.
 const COMMITS: usize = 1024;
 
-/// A write that takes longer waits for a server that is gone without a word: no timeout of the
-/// server's own reaches us then. A bridge does not wait longer either.
+/// What takes longer waits for a server that is gone without a word: no timeout of the server's own
+/// reaches us then. A bridge does not wait longer either.
 const PATIENCE: Duration = Duration::from_secs(25);
 
 /// A TimescaleDB database.
@@ -112,10 +113,10 @@ impl Postgres {
     }
 }
 
-/// Waits for a write, but not for ever. What was committed all the same is a duplicate next time.
-async fn answered<T>(write: impl Future<Output = Result<T>>) -> Result<T> {
+/// Waits for an answer, but not for ever. What was committed all the same is a duplicate next time.
+async fn answered<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
     let gone = |_| Error::Unavailable("the database does not answer".into());
-    timeout(PATIENCE, write).await.map_err(gone)?
+    timeout(PATIENCE, call).await.map_err(gone)?
 }
 
 /// Locks the devices in one order: two replicas that write notes on the same ones cannot deadlock.
@@ -175,12 +176,16 @@ impl Storage for Postgres {
         self.commits.subscribe()
     }
 
-    async fn log_range(&self, device: &DeviceId) -> Result<LogRange> {
-        reads::log_range(&self.pool, device.partition()).await
+    async fn log_range(&self) -> Result<LogRange> {
+        answered(log::range(&self.pool)).await
     }
 
-    async fn tail(&self, device: &DeviceId, after: Cursor, limit: usize) -> Result<Tail> {
-        reads::tail(&self.pool, device, after, limit).await
+    async fn log_after(&self, query: &LogQuery<'_>) -> Result<Option<LogPage>> {
+        answered(log::after(&self.pool, query)).await
+    }
+
+    async fn log_since(&self, partitions: &[Partition], time: Timestamp) -> Result<Positions> {
+        log::since(&self.pool, partitions, time).await
     }
 
     async fn device(&self, device: &DeviceId) -> Result<Option<Device>> {

@@ -2,60 +2,14 @@
 
 use sqlx::{FromRow, PgPool};
 use telemetry_model::{
-    Bucket, Cursor, Device, DeviceId, MetricName, Order, Partition, Reading, ReadingQuery,
-    SummaryQuery,
+    Bucket, Device, DeviceId, MetricName, Order, Reading, ReadingQuery, SummaryQuery,
 };
 
 use super::micros::Micros;
 use crate::{
     error::{Error, Result},
-    storage::{
-        LogRange, Tail,
-        rows::{self, ValueColumns},
-    },
+    storage::rows::{self, ValueColumns},
 };
-
-pub(super) async fn log_range(pool: &PgPool, partition: Partition) -> Result<LogRange> {
-    let (head, horizon) =
-        sqlx::query_as("SELECT head, horizon FROM log_heads WHERE log_partition = $1")
-            .bind(i32::from(partition.number()))
-            .fetch_one(pool)
-            .await?;
-    Ok(LogRange::new(partition, horizon, head))
-}
-
-/// One statement, so that the head and the events are of one moment.
-const TAIL: &str = "
-    SELECT heads.head, heads.horizon, log.position, log.event
-    FROM log_heads AS heads LEFT JOIN LATERAL (
-        SELECT position, event FROM device_log
-        WHERE device_id = (SELECT id FROM devices WHERE device_id = $2)
-          AND position > $3 AND position <= heads.head
-        ORDER BY position LIMIT $4
-    ) AS log ON true
-    WHERE heads.log_partition = $1
-    ORDER BY log.position";
-
-/// Head, horizon, and an event's position and record, if there is one.
-type TailRow = (i64, i64, Option<i64>, Option<Vec<u8>>);
-
-pub(super) async fn tail(
-    pool: &PgPool,
-    device: &DeviceId,
-    after: Cursor,
-    limit: usize,
-) -> Result<Tail> {
-    let rows: Vec<TailRow> = sqlx::query_as(TAIL)
-        .bind(i32::from(after.partition.number()))
-        .bind(device.as_str())
-        .bind(after.position)
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .fetch_all(pool)
-        .await?;
-    let &(head, horizon, ..) = rows.first().ok_or_else(|| rows::corrupt("a log has no head"))?;
-    let records = rows.into_iter().filter_map(|(_, _, position, event)| Some((position?, event?)));
-    Tail::new(after, LogRange::new(after.partition, horizon, head), records, limit)
-}
 
 #[derive(FromRow)]
 struct DeviceRow {

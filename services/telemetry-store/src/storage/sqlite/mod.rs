@@ -1,6 +1,7 @@
 //! SQLite: the embedded database of one process. One connection writes, several read.
 
 mod ledger;
+mod log;
 mod prune;
 mod quarantine;
 mod reads;
@@ -15,14 +16,14 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use telemetry_model::{
-    Account, Bucket, Cursor, Device, DeviceId, Invalid, MetricName, Reading, ReadingQuery, Sender,
-    Submission, SummaryQuery, Tally, Timestamp,
+    Account, Bucket, Device, DeviceId, Invalid, MetricName, Partition, Positions, Reading,
+    ReadingQuery, Sender, Submission, SummaryQuery, Tally, Timestamp,
 };
 use tokio::sync::broadcast;
 
 use self::tx::SqliteTx;
 use super::{
-    Commit, LogRange, Policy, QuarantineQuery, Quarantined, Storage, Tail,
+    Commit, LogPage, LogQuery, LogRange, Policy, QuarantineQuery, Quarantined, Storage,
     append::{self, Shared},
     events,
     names::Unknown,
@@ -149,12 +150,16 @@ impl Storage for Sqlite {
         self.commits.subscribe()
     }
 
-    async fn log_range(&self, device: &DeviceId) -> Result<LogRange> {
-        reads::log_range(&self.readers, device.partition()).await
+    async fn log_range(&self) -> Result<LogRange> {
+        log::range(&self.readers).await
     }
 
-    async fn tail(&self, device: &DeviceId, after: Cursor, limit: usize) -> Result<Tail> {
-        reads::tail(&self.readers, device, after, limit).await
+    async fn log_after(&self, query: &LogQuery<'_>) -> Result<Option<LogPage>> {
+        log::after(&self.readers, query).await
+    }
+
+    async fn log_since(&self, partitions: &[Partition], time: Timestamp) -> Result<Positions> {
+        log::since(&self.readers, partitions, time).await
     }
 
     async fn device(&self, device: &DeviceId) -> Result<Option<Device>> {
