@@ -10,6 +10,7 @@ use telemetry_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
+use super::access::Devices;
 use crate::{
     error::{Error, Result},
     hub::Hub,
@@ -39,7 +40,9 @@ impl WatchService for Watch {
         &self,
         request: Request<WatchDeviceRequest>,
     ) -> Result<Response<Self::WatchDeviceStream>, Status> {
+        let devices = Devices::of(&request);
         let (device, start) = parse(&request.into_inner())?;
+        devices.check(&device)?;
         let storage = Arc::clone(&self.storage);
         let watcher = Watcher::open(storage, &self.hub, device, start).await?;
         // The client reads at its own pace: the next update is made when this one has been taken.
