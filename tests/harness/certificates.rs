@@ -1,22 +1,53 @@
-//! A certificate authority of one test, and what it signed.
+//! A certificate authority of one test, and what it signs.
 
 use std::{fs, path::Path};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
+
+/// An authority.
+pub struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Authority")
+    }
+}
+
+impl Authority {
+    /// A new one, that nobody trusts yet.
+    pub fn new() -> anyhow::Result<Self> {
+        let mut params = CertificateParams::new(vec![])?;
+        // A name of its own: OpenSSL takes a certificate that names itself as issuer for self-signed.
+        params.distinguished_name.push(DnType::CommonName, "authority of a test");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Ok(Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate()?)? })
+    }
+
+    /// Its certificate in PEM.
+    pub fn pem(&self) -> String {
+        self.issuer.pem()
+    }
+
+    /// Writes a new certificate for a host and this machine, and its key: `NAME.pem` and `NAME.key`.
+    pub fn sign(&self, folder: &Path, name: &str, host: &str) -> anyhow::Result<()> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(vec![host.to_owned()])?;
+        if name == "server" {
+            params.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
+        }
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        fs::write(folder.join(format!("{name}.key")), key.serialize_pem())?;
+        fs::write(folder.join(format!("{name}.pem")), certificate.pem())?;
+        Ok(())
+    }
+}
 
 /// Writes `ca.pem`, and `server.pem` and `client.pem` with their keys in `.key` files.
 pub(crate) fn write(folder: &Path) -> anyhow::Result<()> {
-    let mut authority = CertificateParams::new(vec![])?;
-    // A name of its own: OpenSSL takes a certificate that names itself as issuer for self-signed.
-    authority.distinguished_name.push(DnType::CommonName, "authority of a test");
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
+    let authority = Authority::new()?;
     fs::write(folder.join("ca.pem"), authority.pem())?;
-    for name in ["server", "client"] {
-        let key = KeyPair::generate()?;
-        let params = CertificateParams::new(vec!["localhost".to_owned()])?;
-        fs::write(folder.join(format!("{name}.pem")), params.signed_by(&key, &authority)?.pem())?;
-        fs::write(folder.join(format!("{name}.key")), key.serialize_pem())?;
-    }
-    Ok(())
+    authority.sign(folder, "server", "localhost")?;
+    authority.sign(folder, "client", "localhost")
 }

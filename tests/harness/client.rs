@@ -8,36 +8,70 @@ use telemetry_proto::v1::{
     ingest_service_client::IngestServiceClient, query_service_client::QueryServiceClient,
     watch_service_client::WatchServiceClient,
 };
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{
+    Request, Status, Streaming,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::Channel,
+};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
 use crate::eventually;
 
+/// A connection on which each call shows a token, if there is one.
+pub type Caller = InterceptedService<Channel, Token>;
+
+/// What each call shows.
+#[derive(Clone, Debug, Default)]
+pub struct Token(Option<MetadataValue<Ascii>>);
+
+impl Token {
+    /// Shows a bearer token.
+    pub fn bearer(token: &str) -> anyhow::Result<Self> {
+        Ok(Self(Some(format!("Bearer {token}").parse()?)))
+    }
+}
+
+impl Interceptor for Token {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
+}
+
 /// A connection to a store.
 #[derive(Clone, Debug)]
 pub struct Client {
     /// Queries.
-    pub query: QueryServiceClient<Channel>,
+    pub query: QueryServiceClient<Caller>,
     /// Watches.
-    pub watch: WatchServiceClient<Channel>,
+    pub watch: WatchServiceClient<Caller>,
     /// Ingest.
-    pub ingest: IngestServiceClient<Channel>,
+    pub ingest: IngestServiceClient<Caller>,
     /// The ledger and the quarantine.
-    pub diagnostics: DiagnosticsServiceClient<Channel>,
+    pub diagnostics: DiagnosticsServiceClient<Caller>,
 }
 
 impl Client {
     /// Connects to `address`, such as `127.0.0.1:50051`.
     pub async fn connect(address: &str) -> anyhow::Result<Self> {
         let channel = Channel::from_shared(format!("http://{address}"))?.connect().await?;
-        Ok(Self {
+        Ok(Self::over(channel, Token::default()))
+    }
+
+    /// A client on a connection that it shows a token on.
+    pub fn over(channel: Channel, token: Token) -> Self {
+        let channel = InterceptedService::new(channel, token);
+        Self {
             query: QueryServiceClient::new(channel.clone()),
             watch: WatchServiceClient::new(channel.clone()),
             ingest: IngestServiceClient::new(channel.clone()),
             diagnostics: DiagnosticsServiceClient::new(channel),
-        })
+        }
     }
 
     /// Every reading of a device, oldest first.

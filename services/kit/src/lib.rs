@@ -4,11 +4,15 @@
 //! ([`observe`]), the service runs with a [`lifecycle::Lifecycle`] until it ends or a signal asks
 //! it to, drains, and its result becomes the exit code.
 
+pub mod auth;
 pub mod channel;
 pub mod duration;
 pub mod health;
+pub mod incoming;
 pub mod lifecycle;
 pub mod metrics;
 pub mod observe;
 pub mod process;
+pub mod reload;
 pub mod secret;
+pub mod tls;

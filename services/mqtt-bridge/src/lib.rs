@@ -69,7 +69,10 @@ impl Bridge {
         let limits = Limits { owed: settings.window.into(), bytes: settings.window_bytes };
         let link = Arc::new(Link::new(limits));
         let source = Source::new(&settings, Arc::clone(&link), Arc::new(SystemClock))?;
-        let uplink = Uplink::new(sender(&settings)?, &settings.store_url, Arc::clone(&link))?;
+        let store = service_kit::channel::connect(&settings.store_url, &settings.access)
+            .with_context(|| format!("STORE_URL: cannot use {}", settings.store_url))?;
+        let store_url = settings.store_url.clone();
+        let uplink = Uplink::new(sender(&settings)?, store_url, store, Arc::clone(&link));
         let listener = TcpListener::bind(settings.listen)
             .await
             .with_context(|| format!("cannot listen on {} (BRIDGE_LISTEN)", settings.listen))?;

@@ -5,6 +5,7 @@ use std::{fs, net::SocketAddr, path::PathBuf};
 use anyhow::{Context, bail, ensure};
 use clap::{ArgAction, Args, Parser, value_parser};
 use service_kit::{
+    channel::AccessSettings,
     metrics::MetricsSettings,
     observe::LogSettings,
     secret::{self, SecretString},
@@ -47,6 +48,9 @@ pub struct Settings {
     /// URL of the telemetry store.
     #[arg(long, env = "STORE_URL", default_value = "http://localhost:50051")]
     pub store_url: String,
+    /// Who we are to it.
+    #[command(flatten)]
+    pub access: AccessSettings,
     /// Address to serve gRPC health on.
     #[arg(long, env = "BRIDGE_LISTEN", default_value = "127.0.0.1:50052")]
     pub listen: SocketAddr,
@@ -124,6 +128,7 @@ pub(crate) struct Checked {
     pub(crate) listen: SocketAddr,
     pub(crate) metrics: MetricsSettings,
     pub(crate) store_url: String,
+    pub(crate) access: AccessSettings,
     pub(crate) window: u16,
     pub(crate) window_bytes: usize,
     pub(crate) broker: Broker,
@@ -176,6 +181,7 @@ impl Settings {
             listen: self.listen,
             metrics: self.metrics,
             store_url: self.store_url,
+            access: self.access,
             window: self.window,
             window_bytes: self.window_bytes,
             broker: self.broker.check()?,
@@ -305,7 +311,8 @@ mod tests {
 
     #[test]
     fn debug_output_shows_no_password() {
-        let cli = Cli::try_parse_from(["x", "--mqtt-backend-password", "sesame"]).unwrap();
+        let secrets = ["--mqtt-backend-password", "sesame", "--store-token", "open sesame"];
+        let cli = Cli::try_parse_from([&["x"][..], &secrets].concat()).unwrap();
         assert!(!format!("{cli:?}").contains("sesame"));
         assert!(!format!("{:?}", cli.settings.check().unwrap()).contains("sesame"));
     }

@@ -11,6 +11,7 @@ mod report;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
+use service_kit::channel::{self, Channel};
 use telemetry_decode::{Reason, Rejected};
 use telemetry_model::Sender;
 use telemetry_proto::v1::{
@@ -22,7 +23,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic::{Code, Status, Streaming};
 
 use crate::{backoff::Backoff, link::Link, rejected::Extent};
 
@@ -48,11 +49,8 @@ pub(crate) struct Uplink {
 }
 
 impl Uplink {
-    pub(crate) fn new(sender: Sender, store_url: &str, link: Arc<Link>) -> anyhow::Result<Self> {
-        let channel = service_kit::channel::connect(store_url)
-            .with_context(|| format!("STORE_URL: {store_url} is not a URL of a server"))?;
-        let store = IngestServiceClient::new(channel);
-        Ok(Self { sender, store_url: store_url.to_owned(), store, link })
+    pub(crate) fn new(sender: Sender, store_url: String, store: Channel, link: Arc<Link>) -> Self {
+        Self { sender, store_url, store: IngestServiceClient::new(store), link }
     }
 
     /// Sends until told to stop.
@@ -72,7 +70,7 @@ impl Uplink {
     fn wait(&self, backoff: &mut Backoff, error: &anyhow::Error) -> Duration {
         let url = self.store_url.as_str();
         let (code, reason) = match error.downcast_ref::<Status>() {
-            Some(status) => (status.code(), status.message().to_owned()),
+            Some(status) => (status.code(), channel::reason(status)),
             None => (Code::Unknown, error.to_string()),
         };
         match code {
@@ -85,7 +83,11 @@ impl Uplink {
                 let fix = match code {
                     Code::InvalidArgument => "this is a fault of the bridge: report it",
                     Code::Unimplemented => "check that STORE_URL is a telemetry store's",
-                    _ => "check what the store asks of its clients",
+                    Code::Unauthenticated => {
+                        "check STORE_TOKEN against the store's AUTH_TOKENS_FILE, or that \
+                         STORE_CLIENT_CERT is known there"
+                    }
+                    _ => "give our identity the scope ingest in the store's AUTH_TOKENS_FILE",
                 };
                 tracing::error!(url, ?code, reason, fix, retry_in_ms, "telemetry store refuses us");
                 wait

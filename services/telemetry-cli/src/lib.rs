@@ -6,11 +6,13 @@ mod query;
 pub mod simulate;
 mod store;
 mod times;
+mod token;
 mod watch;
 
 use std::io::Write;
 
 use clap::{Args, Parser, Subcommand};
+use service_kit::channel::AccessSettings;
 
 use crate::{output::Output, store::Store};
 
@@ -29,6 +31,8 @@ struct Common {
     /// URL of the telemetry store.
     #[arg(long, global = true, env = "STORE_URL", default_value = "http://localhost:50051")]
     store: String,
+    #[command(flatten)]
+    access: AccessSettings,
     /// Print JSON, a line each, instead of a table.
     #[arg(long, global = true)]
     json: bool,
@@ -63,16 +67,23 @@ enum Command {
     Watch(watch::WatchArgs),
     /// Pretend to be some devices.
     Simulate(simulate::SimulateArgs),
+    /// Make a token for somebody who shall call the store: prints it, this once, and the line for the
+    /// store's `AUTH_TOKENS_FILE`, which does not reveal it.
+    Token(token::TokenArgs),
 }
 
 /// Does what was asked, and writes what there is to say to `out`.
 pub async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> anyhow::Result<()> {
-    let Cli { common: Common { store, json }, command } = cli;
+    let Cli { common: Common { store, access, json }, command } = cli;
     let mut output = Output::new(out, json);
-    if let Command::Simulate(args) = command {
-        return simulate::run(args.check()?, std::future::pending()).await;
-    }
-    let store = Store::connect(&store)?;
+    let command = match command {
+        Command::Simulate(args) => {
+            return simulate::run(args.check()?, std::future::pending()).await;
+        }
+        Command::Token(args) => return token::token(&args, &mut output),
+        other => other,
+    };
+    let store = Store::connect(&store, &access)?;
     match command {
         Command::Devices => query::devices(&store, &mut output).await,
         Command::Metrics { device } => query::metrics(&store, device, &mut output).await,
@@ -82,6 +93,6 @@ pub async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> anyhow::Result<()> {
         Command::Ledger => diagnostics::ledger(&store, &mut output).await,
         Command::Quarantine(command) => diagnostics::quarantine(&store, command, &mut output).await,
         Command::Watch(args) => watch::watch(&store, args, &mut output).await,
-        Command::Simulate(_) => Ok(()),
+        Command::Simulate(_) | Command::Token(_) => Ok(()),
     }
 }

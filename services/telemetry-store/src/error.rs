@@ -14,6 +14,12 @@ pub enum Error {
     /// Nothing was ever received from this device.
     #[error("device {0} has never sent anything")]
     UnknownDevice(DeviceId),
+    /// The caller may not deal with this device.
+    #[error("device {0} is not one of those that the identity may deal with")]
+    NotPermitted(DeviceId),
+    /// The caller may deal with some devices only, and did not say with which.
+    #[error("the identity may deal with some devices only: name one in device_id")]
+    DeviceNotNamed,
     /// Where a watch was to begin, or stood, lies outside the log: events behind it may be gone.
     #[error("the log reaches back to {horizon}: from cursor {oldest} to {newest}")]
     OutsideLog {

@@ -25,10 +25,16 @@ mod watcher;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use service_kit::{health::Health, lifecycle::Lifecycle, metrics::Endpoint};
+use service_kit::{
+    auth::{Door, Opened},
+    health::Health,
+    incoming::Incoming,
+    lifecycle::Lifecycle,
+    metrics::Endpoint,
+    reload::Reloaded,
+};
 use telemetry_model::{Clock, SystemClock};
 use tokio::{net::TcpListener, time::timeout};
-use tonic::transport::server::TcpIncoming;
 
 use crate::{
     batcher::Batcher,
@@ -40,7 +46,7 @@ use crate::{
 };
 pub use crate::{
     error::{BoxError, Error, Result},
-    settings::{Cli, Command, DatabaseSettings, Settings},
+    settings::{Cli, Command, DatabaseSettings, Reflection, Settings},
 };
 
 /// How long open streams and calls may take to end after they were asked to.
@@ -49,7 +55,10 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(8);
 /// A store that has its database and its ports, and is ready to run.
 #[derive(Debug)]
 pub struct Server {
-    listener: TcpListener,
+    incoming: Incoming,
+    auth: Opened,
+    max_streams: usize,
+    reflection: bool,
     local_addr: SocketAddr,
     metrics: Option<Endpoint>,
     storage: Arc<dyn Storage>,
@@ -65,6 +74,12 @@ impl Server {
     /// Opens the database, which must be up to date, and the ports.
     pub async fn bind(settings: Settings) -> anyhow::Result<Self> {
         let background = Lifecycle::new();
+        let auth = settings.auth.open(settings.listen)?;
+        let tls = settings.tls.open()?;
+        anyhow::ensure!(
+            settings.tls.client_ca.is_none() || auth.knows_certificates(),
+            "STORE_CLIENT_CA needs AUTH_TOKENS_FILE, which says what each certificate may do"
+        );
         let url = settings.database.url()?;
         let storage = storage::open(&url, settings.policy(), &background).await?;
         let listener = TcpListener::bind(settings.listen)
@@ -72,8 +87,29 @@ impl Server {
             .with_context(|| format!("cannot listen on {} (STORE_LISTEN)", settings.listen))?;
         let local_addr = listener.local_addr()?;
         let metrics = Endpoint::bind(&settings.metrics).await?;
-        let (horizon, max_age) = (settings.watch_horizon, settings.max_connection_age);
-        Ok(Self { listener, local_addr, metrics, storage, background, horizon, max_age })
+        if tls.is_none() && !auth.lets_anyone_in() && !local_addr.ip().is_loopback() {
+            let fix = "set STORE_TLS_CERT and STORE_TLS_KEY, unless something in front does it";
+            tracing::warn!(fix, "tokens come in over the network in the clear");
+        }
+        let certificates = tls.as_ref().map(Reloaded::subscribe);
+        if let Some(tls) = tls {
+            background.spawn("certificates", tls.run(background.token()));
+        }
+        let limits = settings.limits;
+        let incoming = Incoming::new(listener, certificates, limits.max_connections);
+        let reflection = settings.reflection.map(|reflection| reflection == Reflection::On);
+        Ok(Self {
+            incoming,
+            max_streams: limits.max_streams_per_identity,
+            reflection: reflection.unwrap_or(auth.lets_anyone_in()),
+            auth,
+            local_addr,
+            metrics,
+            storage,
+            background,
+            horizon: settings.watch_horizon,
+            max_age: settings.max_connection_age,
+        })
     }
 
     /// The address it listens on, with the port that was chosen if 0 was asked for.
@@ -84,7 +120,7 @@ impl Server {
     /// Serves until the lifecycle stops, then drains: no new connections, watches end and ingest
     /// streams get their last acknowledgements, the last batch is written, the database is closed.
     pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
-        let Self { listener, local_addr, metrics, storage, background, horizon, max_age } = self;
+        let Self { incoming, auth, local_addr, metrics, storage, background, .. } = self;
         let (health, health_service) = Health::new(SERVICES).await;
         let (batcher, batching, failed_at) = Batcher::new(Arc::clone(&storage));
         let hub = Hub::default();
@@ -112,10 +148,10 @@ impl Server {
             hub,
             clock,
             lifecycle: lifecycle.clone(),
-            horizon,
-            max_age,
+            horizon: self.horizon,
+            max_age: self.max_age,
         };
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let door = Door::new(auth.start(&background), grpc::rule, self.max_streams);
         let stopping = {
             let (lifecycle, background, health) = (lifecycle.clone(), background.clone(), health);
             async move {
@@ -126,8 +162,8 @@ impl Server {
                 health.set(false).await;
             }
         };
-        let serving =
-            grpc::router(parts, health_service)?.serve_with_incoming_shutdown(incoming, stopping);
+        let serving = grpc::router(parts, door, health_service, self.reflection)?
+            .serve_with_incoming_shutdown(incoming.into_stream(), stopping);
         tracing::info!(address = %local_addr, "telemetry store is serving");
         serve_until_drained(serving, &lifecycle).await?;
 

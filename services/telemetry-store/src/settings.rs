@@ -2,12 +2,15 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use service_kit::{
+    auth::AuthSettings,
     duration,
+    incoming::LimitSettings,
     metrics::MetricsSettings,
     observe::LogSettings,
     secret::{self, SecretError, SecretString},
+    tls::ServerTlsSettings,
 };
 
 use crate::storage::Policy;
@@ -58,6 +61,18 @@ pub struct Settings {
     /// How much the quarantine may hold, in bytes. What no longer fits is counted and let go.
     #[arg(long, global = true, env = "QUARANTINE_MAX_BYTES", default_value_t = 256 << 20)]
     pub quarantine_max_bytes: u64,
+    /// Who may call.
+    #[command(flatten)]
+    pub auth: AuthSettings,
+    /// TLS.
+    #[command(flatten)]
+    pub tls: ServerTlsSettings,
+    /// How much callers may take up.
+    #[command(flatten)]
+    pub limits: LimitSettings,
+    /// Whether anyone may ask for the definition of the API [default: on if anyone may call].
+    #[arg(long, global = true, env = "REFLECTION")]
+    pub reflection: Option<Reflection>,
     /// Metrics.
     #[command(flatten)]
     pub metrics: MetricsSettings,
@@ -82,6 +97,15 @@ fn max_age(text: &str) -> Result<Duration, String> {
         Duration::ZERO => Err("must be at least 1s; leave it out for no limit".to_owned()),
         age => Ok(age),
     }
+}
+
+/// Whether the API explains itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Reflection {
+    /// To anyone who asks.
+    On,
+    /// To nobody.
+    Off,
 }
 
 /// Which database to use.

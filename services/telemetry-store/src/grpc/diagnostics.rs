@@ -10,7 +10,7 @@ use telemetry_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{ledger, query::page_size};
+use super::{access::Devices, ledger, query::page_size};
 use crate::{
     batcher::Batcher,
     error::{Error, Result},
@@ -55,9 +55,11 @@ impl DiagnosticsService for Diagnostics {
         &self,
         request: Request<v1::ListQuarantineRequest>,
     ) -> Result<Response<v1::ListQuarantineResponse>, Status> {
+        let within = Devices::of(&request).prefixes();
         let request = request.into_inner();
         let page_size = page_size(request.page_size, 100, 1000)?;
         let mut query = query(&request.device_id, request.reason, Vec::new())?;
+        query.within = within;
         query.before = before(&request.page_token)?;
         Ok(Response::new(self.page(query, page_size).await?))
     }
@@ -66,8 +68,10 @@ impl DiagnosticsService for Diagnostics {
         &self,
         request: Request<v1::ReplayQuarantineRequest>,
     ) -> Result<Response<v1::ReplayQuarantineResponse>, Status> {
+        let within = Devices::of(&request).prefixes();
         let request = request.into_inner();
         let mut query = query(&request.device_id, request.reason, request.ids)?;
+        query.within = within;
         query.before = before(&request.page_token)?;
         Ok(Response::new(self.replay(query, request.dry_run).await?))
     }

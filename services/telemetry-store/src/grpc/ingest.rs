@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::stream_end::StreamEnd;
+use super::{access::Devices, stream_end::StreamEnd};
 use crate::{
     batcher::{Batcher, Outcome},
     error::{Error, Result},
@@ -71,6 +71,7 @@ impl IngestService for Ingest {
             batcher: self.batcher.clone(),
             clock: Arc::clone(&self.clock),
             end: self.end.of_new_stream(),
+            devices: Devices::of(&request),
             sender: None,
             last_sequence: 0,
             pending: FuturesOrdered::new(),
@@ -90,6 +91,8 @@ struct Session {
     batcher: Batcher,
     clock: Arc<dyn Clock>,
     end: StreamEnd,
+    /// Those that the sender may send events of.
+    devices: Devices,
     sender: Option<ProcessId>,
     last_sequence: u64,
     /// Requests whose events are with the batcher, oldest first.
@@ -186,12 +189,18 @@ impl Session {
         let mut rejections = Vec::new();
         for wire in request.events {
             self.last_sequence += 1;
-            let message = telemetry_proto::message(&wire).unwrap_or_else(|error| {
-                let Invalid { field, reason } = error.clone();
-                rejections.push(Rejection { sequence: self.last_sequence, field, reason });
-                invalid(&wire, error, self.clock.now())
-            });
-            messages.push(message);
+            let taken = telemetry_proto::message(&wire)
+                .map_err(|error| ("invalid_event", error))
+                .and_then(|message| permitted(&self.devices, message));
+            messages.push(taken.unwrap_or_else(|(reason, error)| {
+                let rejection = Rejection {
+                    sequence: self.last_sequence,
+                    field: error.field.clone(),
+                    reason: error.reason.clone(),
+                };
+                rejections.push(rejection);
+                refused(&wire, reason, error, self.clock.now())
+            }));
         }
         let report = request.report.as_ref().map(telemetry_proto::report);
         let sender = self.sender.clone();
@@ -239,14 +248,28 @@ impl Session {
     }
 }
 
-/// An event that is not valid, as it came.
-fn invalid(wire: &IngestEvent, error: Invalid, received: Timestamp) -> Message {
+/// A message, if its sender may send it.
+fn permitted(devices: &Devices, message: Message) -> Result<Message, (&'static str, Invalid)> {
+    let event = message.event.as_ref().map(|event| &event.device);
+    let refusal = message.refusal.as_ref().and_then(|refusal| refusal.device.as_ref());
+    let allows = event.into_iter().chain(refusal).all(|device| devices.allow(device));
+    let reason = "is not of a device that the identity of its sender may deal with";
+    if allows { Ok(message) } else { Err(("not_permitted", Invalid::new("device_id", reason))) }
+}
+
+/// An event that is not taken, as it came.
+fn refused(
+    wire: &IngestEvent,
+    reason: &'static str,
+    error: Invalid,
+    received: Timestamp,
+) -> Message {
     let Invalid { field, reason: detail } = error;
     let refusal = Refusal {
         device: DeviceId::parse(&wire.device_id).ok(),
         kind: None,
         received,
-        reason: "invalid_event".to_owned(),
+        reason: reason.to_owned(),
         field,
         detail,
         payload: wire.encode_to_vec(),
@@ -274,6 +297,7 @@ mod tests {
             storage,
             batcher,
             clock: Arc::new(SystemClock),
+            devices: Devices::of(&Request::new(())),
             sender: None,
             end: StreamEnd::new(Lifecycle::new(), None),
             last_sequence: 2,

@@ -1,5 +1,6 @@
 //! The gRPC surface: which services a store offers, with which limits.
 
+mod access;
 mod diagnostics;
 mod hints;
 mod ingest;
@@ -12,7 +13,10 @@ mod watch;
 
 use std::{sync::Arc, time::Duration};
 
-use service_kit::lifecycle::Lifecycle;
+use service_kit::{
+    auth::{Behind, Door},
+    lifecycle::Lifecycle,
+};
 use telemetry_model::Clock;
 use telemetry_proto::{
     FILE_DESCRIPTOR_SET,
@@ -28,6 +32,7 @@ use tonic::{
 };
 use tonic_health::pb::health_server::{Health, HealthServer};
 
+pub(crate) use self::access::rule;
 use self::{
     diagnostics::Diagnostics, ingest::Ingest, query::Query, stream_end::StreamEnd, watch::Watch,
 };
@@ -43,6 +48,8 @@ pub(crate) const SERVICES: &[&str] = &[
 
 /// The largest request, in bytes.
 const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
+/// The largest head of a request, in bytes.
+const MAX_HEADER_BYTES: u32 = 16 * 1024;
 /// The most streams and calls at once on one connection.
 const MAX_STREAMS: u32 = 10_000;
 
@@ -61,25 +68,28 @@ pub(crate) struct Parts {
     pub(crate) max_age: Option<Duration>,
 }
 
-/// All services, ready to be served.
+/// All services behind the door, ready to be served.
 pub(crate) fn router(
     parts: Parts,
+    door: Door,
     health: HealthServer<impl Health>,
-) -> Result<Router, tonic_reflection::server::Error> {
+    explains_itself: bool,
+) -> Result<Router<Behind>, tonic_reflection::server::Error> {
     let Parts { storage, batcher, hub, clock, lifecycle, horizon, max_age } = parts;
     let diagnostics = Diagnostics::new(Arc::clone(&storage), batcher.clone());
     let end = StreamEnd::new(lifecycle, max_age);
     let ingest = Ingest::new(Arc::clone(&storage), batcher, Arc::clone(&clock), end.clone());
     let query = Query::new(Arc::clone(&storage));
     let watch = Watch::new(Sources { storage, hub, clock, horizon }, end);
-    let (v1, v1alpha) = (reflection(), reflection());
-    let routes = Routes::new(health)
+    let mut routes = Routes::new(health)
         .add_service(IngestServiceServer::new(ingest).max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(DiagnosticsServiceServer::new(diagnostics))
         .add_service(QueryServiceServer::new(query))
-        .add_service(WatchServiceServer::new(watch))
-        .add_service(v1.build_v1()?)
-        .add_service(v1alpha.build_v1alpha()?);
+        .add_service(WatchServiceServer::new(watch));
+    if explains_itself {
+        routes =
+            routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
+    }
     let mut server = Server::builder();
     if let Some(max_age) = max_age {
         // It only tells clients to use another connection for what they begin. What is under way
@@ -90,6 +100,8 @@ pub(crate) fn router(
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .max_concurrent_streams(Some(MAX_STREAMS))
+        .http2_max_header_list_size(Some(MAX_HEADER_BYTES))
+        .layer(door)
         .add_routes(routes))
 }
 

@@ -8,7 +8,7 @@ use telemetry_model::{
 use telemetry_proto::v1::{self, query_service_server::QueryService};
 use tonic::{Request, Response, Status};
 
-use super::page_token;
+use super::{access::Devices, page_token};
 use crate::{
     error::{Error, Result},
     storage::Storage,
@@ -61,6 +61,7 @@ impl QueryService for Query {
         request: Request<v1::GetDeviceRequest>,
     ) -> Result<Response<v1::GetDeviceResponse>, Status> {
         let id = device_id(&request.get_ref().device_id)?;
+        Devices::of(&request).check(&id)?;
         let device = self.storage.device(&id).await?.ok_or(Error::UnknownDevice(id))?;
         Ok(Response::new(v1::GetDeviceResponse { device: Some(device.into()) }))
     }
@@ -69,6 +70,7 @@ impl QueryService for Query {
         &self,
         request: Request<v1::ListDevicesRequest>,
     ) -> Result<Response<v1::ListDevicesResponse>, Status> {
+        let within = Devices::of(&request).prefixes();
         let request = request.into_inner();
         let page_size = page_size(request.page_size, 100, 1000)?;
         let after = match request.page_token.as_str() {
@@ -78,7 +80,8 @@ impl QueryService for Query {
                 Error::from(Invalid::new("page_token", reason))
             })?),
         };
-        let mut devices = self.storage.devices(after.as_ref(), page_size + 1).await?;
+        let mut devices =
+            self.storage.devices(within.as_deref(), after.as_ref(), page_size + 1).await?;
         let more = devices.len() > page_size;
         devices.truncate(page_size);
         let last = devices.last().filter(|_| more);
@@ -92,9 +95,13 @@ impl QueryService for Query {
         request: Request<v1::ListMetricsRequest>,
     ) -> Result<Response<v1::ListMetricsResponse>, Status> {
         let metrics = match request.get_ref().device_id.as_str() {
-            "" => self.storage.metrics(None).await?,
+            "" => {
+                Devices::of(&request).check_all()?;
+                self.storage.metrics(None).await?
+            }
             id => {
                 let device = device_id(id)?;
+                Devices::of(&request).check(&device)?;
                 self.found(&device, self.storage.metrics(Some(&device)).await?).await?
             }
         };
@@ -107,6 +114,7 @@ impl QueryService for Query {
         request: Request<v1::GetLatestReadingsRequest>,
     ) -> Result<Response<v1::GetLatestReadingsResponse>, Status> {
         let device = device_id(&request.get_ref().device_id)?;
+        Devices::of(&request).check(&device)?;
         let metrics = metric_names(&request.get_ref().metrics)?;
         let readings = self.storage.latest(&device, &metrics).await?;
         let readings = self.found(&device, readings).await?;
@@ -118,6 +126,7 @@ impl QueryService for Query {
         &self,
         request: Request<v1::ListReadingsRequest>,
     ) -> Result<Response<v1::ListReadingsResponse>, Status> {
+        Devices::of(&request).check(&device_id(&request.get_ref().device_id)?)?;
         Ok(Response::new(self.page(request.into_inner()).await?))
     }
 
@@ -126,6 +135,7 @@ impl QueryService for Query {
         request: Request<v1::SummarizeReadingsRequest>,
     ) -> Result<Response<v1::SummarizeReadingsResponse>, Status> {
         let query = summary_query(request.get_ref())?;
+        Devices::of(&request).check(&query.device)?;
         let buckets = self.storage.summarize(&query).await?;
         let buckets = self.found(&query.device, buckets).await?;
         let buckets = buckets.into_iter().map(Into::into).collect();

@@ -36,6 +36,9 @@ impl From<&Error> for Status {
                 let details = ErrorDetails::with_error_info("CURSOR_EXPIRED", DOMAIN, metadata);
                 with(Code::OutOfRange, details)
             }
+            Error::NotPermitted(_) | Error::DeviceNotNamed => {
+                with(Code::PermissionDenied, ErrorDetails::new())
+            }
             Error::TooLarge => with(Code::ResourceExhausted, ErrorDetails::new()),
             Error::Unavailable(cause) => {
                 tracing::warn!(error = %cause, "database unavailable");

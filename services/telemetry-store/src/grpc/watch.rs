@@ -10,7 +10,7 @@ use telemetry_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{query::metric_names, stream_end::StreamEnd};
+use super::{access::Devices, query::metric_names, stream_end::StreamEnd};
 use crate::{
     error::Result,
     watcher::{self, DeviceState, Filter, Selection, Sources, Start, Update, Watcher},
@@ -63,7 +63,8 @@ impl WatchService for Watch {
         &self,
         request: Request<WatchDeviceRequest>,
     ) -> Result<Response<Self::WatchDeviceStream>, Status> {
-        let updates = self.updates(one(&request.into_inner())?).await?;
+        let devices = Devices::of(&request);
+        let updates = self.updates(one(&request.into_inner(), &devices)?).await?;
         Ok(Response::new(updates.map(|update| update.map(Into::into)).boxed()))
     }
 
@@ -71,13 +72,15 @@ impl WatchService for Watch {
         &self,
         request: Request<WatchDevicesRequest>,
     ) -> Result<Response<Self::WatchDevicesStream>, Status> {
-        let updates = self.updates(many(&request.into_inner())?).await?;
+        let devices = Devices::of(&request);
+        let updates = self.updates(many(&request.into_inner(), &devices)?).await?;
         Ok(Response::new(updates.map(|update| update.map(Into::into)).boxed()))
     }
 }
 
-fn one(request: &WatchDeviceRequest) -> Result<watcher::Request> {
+fn one(request: &WatchDeviceRequest, own: &Devices) -> Result<watcher::Request> {
     let device = DeviceId::parse(&request.device_id)?;
+    own.check(&device)?;
     let parse = |text: &str| {
         let Cursor { partition, position } = Cursor::parse(text, device.partition())?;
         Ok([(partition, position)].into_iter().collect())
@@ -90,22 +93,22 @@ fn one(request: &WatchDeviceRequest) -> Result<watcher::Request> {
     })
 }
 
-fn many(request: &WatchDevicesRequest) -> Result<watcher::Request> {
+fn many(request: &WatchDevicesRequest, own: &Devices) -> Result<watcher::Request> {
     Ok(watcher::Request {
-        selection: selection(&request.device_ids, &request.device_id_prefix)?,
+        selection: selection(&request.device_ids, &request.device_id_prefix, own)?,
         start: start(&request.after_cursor, request.from_time, Positions::parse)?,
         filter: filter(&request.metrics, &request.kinds)?,
         with_state: request.include_state,
     })
 }
 
-fn selection(ids: &[String], prefix: &str) -> Result<Selection> {
+fn selection(ids: &[String], prefix: &str, own: &Devices) -> Result<Selection> {
     if prefix.len() > DeviceId::MAX_BYTES {
         let reason = format!("must be at most {} bytes", DeviceId::MAX_BYTES);
         return Err(Invalid::new("device_id_prefix", reason).into());
     }
     if ids.is_empty() {
-        return Ok(Selection::prefix(prefix.to_owned()));
+        return Ok(Selection::prefixes(own.within(prefix)?));
     }
     if !prefix.is_empty() {
         return Err(Invalid::new("device_id_prefix", "must not come with device_ids").into());
@@ -118,7 +121,9 @@ fn selection(ids: &[String], prefix: &str) -> Result<Selection> {
         DeviceId::parse(id).map_err(|e| Invalid::new(format!("device_ids[{n}]"), e.reason))
     };
     let devices: Result<BTreeSet<_>, _> = ids.iter().enumerate().map(parse).collect();
-    Ok(Selection::some(devices?))
+    let devices = devices?;
+    devices.iter().try_for_each(|device| own.check(device))?;
+    Ok(Selection::some(devices))
 }
 
 fn start(

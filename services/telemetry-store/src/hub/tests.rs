@@ -45,8 +45,10 @@ fn taken(subscription: &Subscription, after: &mut Positions) -> Option<Vec<i64>>
 #[tokio::test]
 async fn each_gets_its_own_and_those_gone_are_forgotten() {
     let hub = Hub::default();
-    let (fern, all) =
-        (hub.subscribe(&one("fern-1")), hub.subscribe(&Arc::new(Selection::prefix(String::new()))));
+    let (fern, all) = (
+        hub.subscribe(&one("fern-1")),
+        hub.subscribe(&Arc::new(Selection::prefixes(vec![String::new()]))),
+    );
     hub.lock().begin(&all_at(4));
     assert!(fern.news().now_or_never().is_some() && all.news().now_or_never().is_some());
     let (mut at_fern, mut at_all) = (all_at(4), all_at(4));

@@ -168,7 +168,12 @@ impl Storage for FakeStorage {
         unreachable!("not part of these tests")
     }
 
-    async fn devices(&self, _: Option<&DeviceId>, _: usize) -> Result<Vec<Device>> {
+    async fn devices(
+        &self,
+        _: Option<&[String]>,
+        _: Option<&DeviceId>,
+        _: usize,
+    ) -> Result<Vec<Device>> {
         unreachable!("not part of these tests")
     }
 

@@ -154,8 +154,14 @@ pub trait Storage: Debug + Send + Sync {
     /// One device, if it has been heard of.
     async fn device(&self, device: &DeviceId) -> Result<Option<Device>>;
 
-    /// Devices ordered by id, after the given one, at most `limit`.
-    async fn devices(&self, after: Option<&DeviceId>, limit: usize) -> Result<Vec<Device>>;
+    /// Devices ordered by id, after the given one, at most `limit`; only those whose ids begin with one
+    /// of `within`, if it is given.
+    async fn devices(
+        &self,
+        within: Option<&[String]>,
+        after: Option<&DeviceId>,
+        limit: usize,
+    ) -> Result<Vec<Device>>;
 
     /// The metrics of a device, or of all, ordered by name.
     async fn metrics(&self, device: Option<&DeviceId>) -> Result<Vec<MetricName>>;

@@ -89,6 +89,8 @@ impl TryFrom<QuarantinedRow> for Quarantined {
 pub struct QuarantineQuery {
     /// Of this device.
     pub device: Option<DeviceId>,
+    /// Of a device whose id begins with one of these.
+    pub within: Option<Vec<String>>,
     /// With this reason.
     pub reason: Option<String>,
     /// One of these; all if empty.

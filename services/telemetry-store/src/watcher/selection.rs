@@ -22,7 +22,8 @@ enum Devices {
     /// One; its cursors tell of its partition only.
     One(BTreeSet<DeviceId>),
     Some(BTreeSet<DeviceId>),
-    Prefix(String),
+    /// Those whose id begins with one of these.
+    Prefixes(Vec<String>),
 }
 
 impl Selection {
@@ -38,9 +39,9 @@ impl Selection {
         Self { devices: Devices::Some(devices), partitions: partitions.into_iter().collect() }
     }
 
-    /// All devices whose id begins so.
-    pub(crate) fn prefix(prefix: String) -> Self {
-        Self { devices: Devices::Prefix(prefix), partitions: Partition::all().collect() }
+    /// All devices whose id begins with one of these.
+    pub(crate) fn prefixes(prefixes: Vec<String>) -> Self {
+        Self { devices: Devices::Prefixes(prefixes), partitions: Partition::all().collect() }
     }
 
     pub(crate) fn partitions(&self) -> &[Partition] {
@@ -51,22 +52,22 @@ impl Selection {
     pub(crate) fn devices(&self) -> Option<&BTreeSet<DeviceId>> {
         match &self.devices {
             Devices::One(devices) | Devices::Some(devices) => Some(devices),
-            Devices::Prefix(_) => None,
+            Devices::Prefixes(_) => None,
         }
     }
 
-    /// What the ids begin with; nothing if they are known by name.
-    pub(crate) fn common_prefix(&self) -> &str {
+    /// With what the ids begin, if the devices are not known by name.
+    pub(crate) fn prefixes_of_ids(&self) -> Option<&[String]> {
         match &self.devices {
-            Devices::One(_) | Devices::Some(_) => "",
-            Devices::Prefix(prefix) => prefix,
+            Devices::One(_) | Devices::Some(_) => None,
+            Devices::Prefixes(prefixes) => Some(prefixes),
         }
     }
 
     pub(crate) fn contains(&self, device: &DeviceId) -> bool {
         match &self.devices {
             Devices::One(devices) | Devices::Some(devices) => devices.contains(device),
-            Devices::Prefix(prefix) => device.as_str().starts_with(prefix),
+            Devices::Prefixes(prefixes) => prefixes.iter().any(|p| device.as_str().starts_with(p)),
         }
     }
 
@@ -188,9 +189,9 @@ mod tests {
         assert_eq!(some.cursor(&positions), positions.to_string());
         assert_eq!(some.partitions().len(), 2);
         assert!(some.contains(&device("abc123")) && !some.contains(&device("abc")));
-        let prefixed = Selection::prefix("fern-".into());
+        let prefixed = Selection::prefixes(vec!["fern-".into()]);
         assert_eq!(prefixed.partitions().len(), 32);
         assert!(prefixed.contains(&device("fern-1")) && !prefixed.contains(&device("moss-1")));
-        assert!(Selection::prefix(String::new()).contains(&device("moss-1")));
+        assert!(Selection::prefixes(vec![String::new()]).contains(&device("moss-1")));
     }
 }

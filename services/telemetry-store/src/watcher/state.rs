@@ -66,23 +66,10 @@ impl States {
     }
 
     async fn next_prefixed(&mut self, storage: &dyn Storage) -> Result<Vec<Device>> {
-        let prefix = self.selection.common_prefix();
-        let mut devices = Vec::new();
-        let mut after = self.last.clone();
-        // Ids that begin alike stand together, behind what they begin with.
-        if after.is_none()
-            && let Ok(first) = DeviceId::parse(prefix)
-        {
-            devices.extend(storage.device(&first).await?);
-            after = Some(first);
-        }
-        let is_sought = after.is_some();
-        let page = storage.devices(after.as_ref(), DEVICES).await?;
-        let (count, last) = (page.len(), page.last().map(|device| device.id.clone()));
-        devices.extend(page.into_iter().filter(|device| self.selection.contains(&device.id)));
-        let is_past = last.as_ref().is_some_and(|last| is_sought && !self.selection.contains(last));
-        self.is_done = count < DEVICES || (is_past && DeviceId::parse(prefix).is_ok());
-        self.last = last;
+        let within = self.selection.prefixes_of_ids();
+        let devices = storage.devices(within, self.last.as_ref(), DEVICES).await?;
+        self.is_done = devices.len() < DEVICES;
+        self.last = devices.last().map(|device| device.id.clone());
         Ok(devices)
     }
 }

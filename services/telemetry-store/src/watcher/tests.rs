@@ -193,7 +193,7 @@ proptest! {
         runtime.enable_time().start_paused(true).build().unwrap().block_on(async {
             let bed = Bed::new(0);
             let selection = || if many {
-                Selection::prefix(String::new())
+                Selection::prefixes(vec![String::new()])
             } else {
                 Selection::some([device("fern-1"), device("abc123")].into())
             };

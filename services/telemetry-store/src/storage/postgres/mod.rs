@@ -193,8 +193,13 @@ impl Storage for Postgres {
         Ok(device.map(|device| self.shared.last_seen.complete(device)))
     }
 
-    async fn devices(&self, after: Option<&DeviceId>, limit: usize) -> Result<Vec<Device>> {
-        let devices = reads::devices(&self.pool, after, limit).await?;
+    async fn devices(
+        &self,
+        within: Option<&[String]>,
+        after: Option<&DeviceId>,
+        limit: usize,
+    ) -> Result<Vec<Device>> {
+        let devices = reads::devices(&self.pool, within, after, limit).await?;
         Ok(devices.into_iter().map(|device| self.shared.last_seen.complete(device)).collect())
     }
 

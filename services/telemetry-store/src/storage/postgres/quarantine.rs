@@ -39,6 +39,7 @@ const LIST: &str = "
     FROM quarantine
     WHERE ($1::text IS NULL OR device_id = $1) AND ($2::text IS NULL OR reason = $2)
       AND (cardinality($3::bigint[]) = 0 OR id = ANY($3)) AND ($4::bigint IS NULL OR id < $4)
+      AND ($6::text[] IS NULL OR device_id ^@ ANY($6))
     ORDER BY id DESC LIMIT $5";
 
 pub(super) async fn list(pool: &PgPool, query: &QuarantineQuery) -> Result<Vec<Quarantined>> {
@@ -48,6 +49,7 @@ pub(super) async fn list(pool: &PgPool, query: &QuarantineQuery) -> Result<Vec<Q
         .bind(&query.ids)
         .bind(query.before)
         .bind(i64::try_from(query.limit).unwrap_or(i64::MAX))
+        .bind(query.within.as_deref())
         .fetch_all(pool)
         .await?;
     rows.into_iter().map(TryInto::try_into).collect()

@@ -47,15 +47,18 @@ pub(super) async fn device(pool: &PgPool, device: &DeviceId) -> Result<Option<De
 
 pub(super) async fn devices(
     pool: &PgPool,
+    within: Option<&[String]>,
     after: Option<&DeviceId>,
     limit: usize,
 ) -> Result<Vec<Device>> {
     let rows: Vec<DeviceRow> = sqlx::query_as(
         "SELECT device_id, first_seen, last_seen, last_heartbeat, clock_skew_us FROM devices
-         WHERE device_id COLLATE \"C\" > $1 ORDER BY device_id COLLATE \"C\" LIMIT $2",
+         WHERE device_id COLLATE \"C\" > $1 AND ($3::text[] IS NULL OR device_id ^@ ANY($3))
+         ORDER BY device_id COLLATE \"C\" LIMIT $2",
     )
     .bind(after.map_or("", DeviceId::as_str))
     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .bind(within)
     .fetch_all(pool)
     .await?;
     rows.into_iter().map(TryInto::try_into).collect()

@@ -167,8 +167,13 @@ impl Storage for Sqlite {
         Ok(device.map(|device| self.shared.last_seen.complete(device)))
     }
 
-    async fn devices(&self, after: Option<&DeviceId>, limit: usize) -> Result<Vec<Device>> {
-        let devices = reads::devices(&self.readers, after, limit).await?;
+    async fn devices(
+        &self,
+        within: Option<&[String]>,
+        after: Option<&DeviceId>,
+        limit: usize,
+    ) -> Result<Vec<Device>> {
+        let devices = reads::devices(&self.readers, within, after, limit).await?;
         Ok(devices.into_iter().map(|device| self.shared.last_seen.complete(device)).collect())
     }
 

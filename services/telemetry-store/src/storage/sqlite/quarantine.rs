@@ -3,6 +3,7 @@
 use sqlx::{SqliteConnection, SqlitePool};
 use telemetry_model::DeviceId;
 
+use super::reads::prefixes;
 use crate::{
     error::Result,
     storage::quarantine::{Kept, QuarantineQuery, Quarantined, QuarantinedRow, kind_number},
@@ -38,6 +39,8 @@ const LIST: &str = "
     FROM quarantine
     WHERE (?1 IS NULL OR device_id = ?1) AND (?2 IS NULL OR reason = ?2)
       AND (?3 = '[]' OR id IN (SELECT value FROM json_each(?3))) AND (?4 IS NULL OR id < ?4)
+      AND (?6 IS NULL OR EXISTS (
+          SELECT 1 FROM json_each(?6) WHERE substr(device_id, 1, length(value)) = value))
     ORDER BY id DESC LIMIT ?5";
 
 pub(super) async fn list(
@@ -50,6 +53,7 @@ pub(super) async fn list(
         .bind(json(&query.ids))
         .bind(query.before)
         .bind(i64::try_from(query.limit).unwrap_or(i64::MAX))
+        .bind(query.within.as_deref().map(prefixes))
         .fetch_all(readers)
         .await?;
     rows.into_iter().map(TryInto::try_into).collect()

@@ -46,18 +46,27 @@ pub(super) async fn device(pool: &SqlitePool, device: &DeviceId) -> Result<Optio
 
 pub(super) async fn devices(
     pool: &SqlitePool,
+    within: Option<&[String]>,
     after: Option<&DeviceId>,
     limit: usize,
 ) -> Result<Vec<Device>> {
     let rows: Vec<DeviceRow> = sqlx::query_as(
         "SELECT device_id, first_seen, last_seen, last_heartbeat, clock_skew_us FROM devices
-         WHERE device_id > ?1 ORDER BY device_id LIMIT ?2",
+         WHERE device_id > ?1 AND (?3 IS NULL OR EXISTS (
+             SELECT 1 FROM json_each(?3) WHERE substr(device_id, 1, length(value)) = value))
+         ORDER BY device_id LIMIT ?2",
     )
     .bind(after.map_or("", DeviceId::as_str))
     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .bind(within.map(prefixes))
     .fetch_all(pool)
     .await?;
     rows.into_iter().map(TryInto::try_into).collect()
+}
+
+/// As SQLite takes a list.
+pub(super) fn prefixes(within: &[String]) -> String {
+    serde_json::Value::from(within).to_string()
 }
 
 pub(super) async fn metrics(

@@ -1,0 +1,3 @@
+//! Those who should not get in, and what they try once they are.
+
+mod identities;
