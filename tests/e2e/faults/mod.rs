@@ -27,3 +27,4 @@ mod mixed;
 mod network;
 mod rolling;
 mod shutdown;
+mod watch;
