@@ -24,6 +24,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
+use tonic_types::StatusExt;
 
 use crate::{backoff::Backoff, link::Link, rejected::Extent};
 
@@ -58,8 +59,13 @@ impl Uplink {
         let mut backoff = Backoff::default();
         loop {
             let Err(error) = self.stream(&mut backoff, &stopping).await else { return Ok(()) };
-            self.link.set_streaming(false);
-            let wait = self.wait(&mut backoff, &error);
+            let wait = if let Some(soon) = renewal(&error) {
+                tracing::debug!(url = self.store_url, "the store asks us to connect anew");
+                soon
+            } else {
+                self.link.set_streaming(false);
+                self.wait(&mut backoff, &error)
+            };
             if stopping.run_until_cancelled(sleep(wait)).await.is_none() {
                 return Ok(());
             }
@@ -213,4 +219,12 @@ impl Uplink {
         self.link.acknowledge(window, receipts);
         Ok(())
     }
+}
+
+/// How soon to come back, if the store ended the stream only so that another connection takes its
+/// place: sooner than it would say if something were wrong.
+fn renewal(error: &anyhow::Error) -> Option<Duration> {
+    let status = error.downcast_ref::<Status>().filter(|status| status.code() == Code::Unavailable);
+    let delay = status.and_then(StatusExt::get_details_retry_info)?.retry_delay?;
+    (delay < Duration::from_secs(1)).then_some(delay)
 }

@@ -28,3 +28,4 @@ mod network;
 mod redelivery;
 mod rolling;
 mod shutdown;
+mod watch;

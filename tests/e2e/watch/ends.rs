@@ -128,5 +128,12 @@ async fn max_age(database: Database) -> anyhow::Result<()> {
             break;
         }
     }
+    let bridge = system.bridge()?;
+    bridge.logged("streaming to telemetry store", 3).await?;
+    ensure!(
+        !bridge.log().iter().any(|line| line.contains("connection lost")),
+        "{:?}",
+        bridge.log()
+    );
     Ok(())
 }

@@ -13,6 +13,8 @@ use crate::error::Error;
 const DOMAIN: &str = "telemetry.v1";
 /// When a client may try again what failed for lack of a database or a server.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// The same after a stream that has lasted its time: once its connection is closed.
+const RENEW_AFTER: Duration = Duration::from_millis(250);
 
 impl From<&Error> for Status {
     fn from(error: &Error) -> Self {
@@ -45,9 +47,8 @@ impl From<&Error> for Status {
                 let details = ErrorDetails::with_retry_info(Some(RETRY_AFTER));
                 Self::with_error_details(Code::Unavailable, "the database is unavailable", details)
             }
-            // No longer than it takes to connect.
             Error::Aged => {
-                with(Code::Unavailable, ErrorDetails::with_retry_info(Some(Duration::ZERO)))
+                with(Code::Unavailable, ErrorDetails::with_retry_info(Some(RENEW_AFTER)))
             }
             Error::Stopping | Error::Overtaken => {
                 with(Code::Unavailable, ErrorDetails::with_retry_info(Some(RETRY_AFTER)))
