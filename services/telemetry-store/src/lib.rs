@@ -61,7 +61,7 @@ impl Server {
     pub async fn bind(settings: Settings) -> anyhow::Result<Self> {
         let background = Lifecycle::new();
         let url = settings.database.url()?;
-        let storage = storage::open(&url, settings.policy(), &background).await?;
+        let storage = storage::open(&url, settings.policy()?, &background).await?;
         let listener = TcpListener::bind(settings.listen)
             .await
             .with_context(|| format!("cannot listen on {} (STORE_LISTEN)", settings.listen))?;

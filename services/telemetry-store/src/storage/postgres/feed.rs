@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use sqlx::{PgPool, postgres::PgListener};
+use sqlx::{Executor, PgPool, postgres::PgListener};
 use telemetry_model::Partition;
-use tokio::{sync::broadcast, time::sleep};
+use tokio::{
+    sync::broadcast,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::tx::CHANNEL;
@@ -12,6 +15,9 @@ use crate::{error::Result, storage::Commit};
 
 /// How long to wait before listening again after the connection broke.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long it may be silent before it is asked whether it is still there, and how long that may take.
+const SILENT: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Listens until told to stop, whatever happens to the connection.
 pub(super) async fn run(
@@ -42,7 +48,13 @@ async fn listen(
     listener.listen(CHANNEL).await?;
     // Whatever was committed while nobody listened was not heard of. Nobody may be interested.
     commits.send(Commit::Anything).ok();
-    while let Some(notification) = listener.try_recv().await? {
+    loop {
+        let Ok(notification) = timeout(SILENT, listener.try_recv()).await else {
+            let answers = timeout(PATIENCE, listener.execute("SELECT 1")).await;
+            answers.map_err(|_| sqlx::Error::PoolTimedOut)??;
+            continue;
+        };
+        let Some(notification) = notification? else { return Ok(()) };
         let Some((sender, partitions)) = notification.payload().split_once(' ') else { continue };
         if sender != instance {
             let partitions = partitions.split(',').filter_map(|number| number.parse().ok());
@@ -50,5 +62,4 @@ async fn listen(
             commits.send(Commit::Partitions(partitions)).ok();
         }
     }
-    Ok(())
 }

@@ -64,6 +64,7 @@ impl Sqlite {
         let writer = pool(1).connect_with(options.clone()).await?;
         MIGRATOR.run(&writer).await?;
         let readers = pool(4).connect_with(options.read_only(true)).await?;
+        tracing::info!("sqlite: no compression or rollups, COMPRESS_AFTER is unused");
         let commits = broadcast::Sender::new(COMMITS);
         Ok(Self { writer, readers, shared: Shared::new(policy), policy, commits })
     }
