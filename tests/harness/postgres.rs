@@ -26,7 +26,8 @@ impl PostgresDatabase {
     pub async fn create_on_community() -> anyhow::Result<Self> {
         let server = env::var("TELEMETRY_TEST_COMMUNITY_URL")
             .context("TELEMETRY_TEST_COMMUNITY_URL is not set: run tests/run")?;
-        let database = Self { is_community: true, ..Self::named_on(server)? };
+        let mut database = Self::named_on(server)?;
+        database.is_community = true;
         database.connect().await?.close().await?;
         Ok(database)
     }

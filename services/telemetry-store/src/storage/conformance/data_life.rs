@@ -98,6 +98,10 @@ async fn rolled_up(session: &mut PgConnection, name: &MetricName) -> Vec<Bucket>
     rows.iter().map(bucket).collect()
 }
 
+const COMPRESSED: &str = "
+    SELECT count(*) FROM timescaledb_information.chunks
+    WHERE hypertable_name = 'readings' AND is_compressed";
+
 #[tokio::test]
 async fn a_rollup_answers_only_for_what_it_has_right() {
     let fresh = Fresh::community().await;
@@ -110,6 +114,8 @@ async fn a_rollup_answers_only_for_what_it_has_right() {
     fresh.storage.append_events(&days()).await.unwrap();
     assert_eq!(which(0, DAY, HOUR).await, None, "nothing is rolled up yet");
     age(&fresh).await;
+    let compressed: i64 = sqlx::query_scalar(COMPRESSED).fetch_one(&mut session).await.unwrap();
+    assert_eq!(compressed, 4, "those that ended two days ago");
     assert_eq!(which(0, 5 * DAY, HOUR).await, Some("readings_1h"));
     assert_eq!(which(0, 5 * DAY, 24 * HOUR).await, Some("readings_1d"));
     assert_eq!(which(3600, 5 * DAY, 24 * HOUR).await, Some("readings_1h"), "days of another zone");

@@ -8,6 +8,8 @@ mod operations;
 mod quarantine;
 mod reads;
 mod times;
+mod upgrades;
+mod views;
 
 use std::{sync::Arc, time::Duration};
 

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::community;
 use crate::error::{Error, Result};
 
-static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/postgres");
+pub(in crate::storage) static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/postgres");
 
 /// What must hold in each session, whatever the server's defaults.
 const SESSION: [(&str, &str); 5] = [

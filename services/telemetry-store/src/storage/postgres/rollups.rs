@@ -48,8 +48,7 @@ const MAKE: &str = "
           timescaledb.create_group_indexes = false) AS
     SELECT time_bucket(INTERVAL '{seconds} seconds', time) AS bucket, device_id, metric_id,
            count(*) AS count,
-           sum(CASE WHEN abs({value}) < 1e295 THEN {value}
-                    ELSE sign({value}) * float8 'infinity' END) AS sum,
+           {sum} AS sum,
            sum(CASE WHEN abs({value}) < 1e-150 THEN 0 WHEN abs({value}) < 1e147
                     THEN {value} * {value} ELSE float8 'infinity' END) AS sum_squares,
            min({value}) AS min, max({value}) AS max,
@@ -62,29 +61,64 @@ const MAKE: &str = "
 const INDEX: &str =
     "CREATE INDEX IF NOT EXISTS {name}_identity ON {name} (device_id, metric_id, bucket)";
 
+/// As the rollup itself, but with the names joined to each part of it: joined to the whole, they would
+/// have every device's buckets read.
 const MAKE_NAMED: &str = "
     CREATE OR REPLACE VIEW {named} AS
     SELECT r.bucket AS time, d.device_id AS device, m.name AS metric, r.count,
            r.sum / r.count AS avg, r.min, r.max, r.first, r.last, r.first_time, r.last_time
-    FROM {name} r
+    FROM {table} r
     JOIN devices d ON d.id = r.device_id
-    JOIN metrics m ON m.id = r.metric_id;
+    JOIN metrics m ON m.id = r.metric_id
+    WHERE r.bucket < {watermark}
+    UNION ALL
+    SELECT time_bucket(INTERVAL '{seconds} seconds', time), d.device_id, m.name, count(*),
+           {sum} / count(*), min({value}), max({value}),
+           first({value}, time), last({value}, time), min(time), max(time)
+    FROM readings r
+    JOIN devices d ON d.id = r.device_id
+    JOIN metrics m ON m.id = r.metric_id
+    WHERE time >= {watermark} AND (number IS NOT NULL OR integer IS NOT NULL)
+    GROUP BY 1, 2, 3";
+
+const COMMENT: &str = "
     COMMENT ON VIEW {named} IS
         'numbers in buckets, by name; fast if device, metric and time are limited';
     COMMENT ON VIEW {name} IS
         'numbers in buckets; what came late shows within minutes; a sum is infinite where it is too large'";
 
+const VALUE: &str = "coalesce(number, integer::double precision)";
+const SUM: &str = "sum(CASE WHEN abs({value}) < 1e295 THEN {value}
+                            ELSE sign({value}) * float8 'infinity' END)";
+const WATERMARK: &str = "coalesce(_timescaledb_functions.to_timestamp(
+    _timescaledb_functions.cagg_watermark({id})), '-infinity'::timestamptz)";
+
+const TABLE: &str = "
+    SELECT h.id, format('%I.%I', h.schema_name, h.table_name)
+    FROM _timescaledb_catalog.continuous_agg AS agg
+    JOIN _timescaledb_catalog.hypertable AS h ON h.id = agg.mat_hypertable_id
+    WHERE agg.user_view_name = $1";
+
 /// Makes those that are missing, empty.
 pub(super) async fn make(connection: &mut PgConnection) -> Result<()> {
     for Rollup { name, named, width } in ROLLUPS {
-        for statement in [MAKE, INDEX, MAKE_NAMED] {
-            let sql = statement
+        let complete = |statement: &str| {
+            statement
+                .replace("{sum}", SUM)
+                .replace("{value}", VALUE)
                 .replace("{name}", name)
                 .replace("{named}", named)
                 .replace("{seconds}", &width.as_secs().to_string())
-                .replace("{value}", "coalesce(number, integer::double precision)");
-            connection.execute(AssertSqlSafe(sql)).await?;
-        }
+        };
+        connection.execute(AssertSqlSafe(complete(MAKE))).await?;
+        connection.execute(AssertSqlSafe(complete(INDEX))).await?;
+        let (id, table): (i32, String) =
+            sqlx::query_as(TABLE).bind(name).fetch_one(&mut *connection).await?;
+        let named_view = complete(MAKE_NAMED)
+            .replace("{table}", &table)
+            .replace("{watermark}", &WATERMARK.replace("{id}", &id.to_string()));
+        connection.execute(AssertSqlSafe(named_view)).await?;
+        connection.execute(AssertSqlSafe(complete(COMMENT))).await?;
     }
     Ok(())
 }

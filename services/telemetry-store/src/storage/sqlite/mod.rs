@@ -29,7 +29,7 @@ use super::{
 };
 use crate::error::Result;
 
-static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/sqlite");
+pub(super) static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/sqlite");
 
 /// Commits a receiver may lag behind before it must look at the log by itself.
 const COMMITS: usize = 1024;
