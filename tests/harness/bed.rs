@@ -26,6 +26,8 @@ pub struct Setup {
     pub own_cluster: bool,
     /// The same on a disk of so many MB.
     pub disk_megabytes: Option<u32>,
+    /// A database of the Community edition, which is slow here.
+    pub community: bool,
     /// A broker as it comes out of its package.
     pub stock_broker: bool,
     /// Messages a second of all devices.
@@ -48,6 +50,7 @@ impl Setup {
     async fn system(&self, cluster: Option<&Cluster>) -> anyhow::Result<System> {
         let postgres = match cluster {
             Some(cluster) => PostgresDatabase::create_on(cluster.url()).await?,
+            None if self.community => PostgresDatabase::create_on_community().await?,
             None => PostgresDatabase::create().await?,
         };
         let broker =

@@ -10,6 +10,8 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 pub struct PostgresDatabase {
     server: String,
     name: String,
+    /// The Community edition's server makes what is connected to, and drops it by itself.
+    is_community: bool,
 }
 
 impl PostgresDatabase {
@@ -20,16 +22,30 @@ impl PostgresDatabase {
         Self::create_on(server).await
     }
 
+    /// Creates it on the Community edition's server.
+    pub async fn create_on_community() -> anyhow::Result<Self> {
+        let server = env::var("TELEMETRY_TEST_COMMUNITY_URL")
+            .context("TELEMETRY_TEST_COMMUNITY_URL is not set: run tests/run")?;
+        let mut database = Self::named_on(server)?;
+        database.is_community = true;
+        database.connect().await?.close().await?;
+        Ok(database)
+    }
+
     /// Creates it on a server.
     pub async fn create_on(server: String) -> anyhow::Result<Self> {
-        let unique = tempfile::Builder::new().prefix("x").rand_bytes(10).tempfile()?;
-        let unique = unique.path().file_name().context("no file name")?.to_string_lossy();
-        let name = format!("telemetry_e2e_{}", unique.to_lowercase());
-        let database = Self { server, name };
+        let database = Self::named_on(server)?;
         let create = format!("CREATE DATABASE {}", database.name);
         let mut server = PgConnection::connect(&database.server).await?;
         server.execute(AssertSqlSafe(create)).await?;
         Ok(database)
+    }
+
+    fn named_on(server: String) -> anyhow::Result<Self> {
+        let unique = tempfile::Builder::new().prefix("x").rand_bytes(10).tempfile()?;
+        let unique = unique.path().file_name().context("no file name")?.to_string_lossy();
+        let name = format!("telemetry_e2e_{}", unique.to_lowercase());
+        Ok(Self { server, name, is_community: false })
     }
 
     /// Its URL.
@@ -59,6 +75,9 @@ impl PostgresDatabase {
 
 impl Drop for PostgresDatabase {
     fn drop(&mut self) {
+        if self.is_community {
+            return;
+        }
         let drop_it = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
         let server = self.server.clone();
         // Dropping is synchronous and may happen inside a runtime, so it gets one of its own.

@@ -81,7 +81,7 @@ impl Server {
             "STORE_CLIENT_CA needs AUTH_TOKENS_FILE, which says what each certificate may do"
         );
         let url = settings.database.url()?;
-        let storage = storage::open(&url, settings.policy(), &background).await?;
+        let storage = storage::open(&url, settings.policy()?, &background).await?;
         let listener = TcpListener::bind(settings.listen)
             .await
             .with_context(|| format!("cannot listen on {} (STORE_LISTEN)", settings.listen))?;

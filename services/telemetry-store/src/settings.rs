@@ -12,6 +12,7 @@ use service_kit::{
     secret::{self, SecretError, SecretString},
     tls::ServerTlsSettings,
 };
+use telemetry_model::Invalid;
 
 use crate::storage::Policy;
 
@@ -52,6 +53,13 @@ pub struct Settings {
     /// How long readings are kept, such as 365d.
     #[arg(long, global = true, env = "RETENTION", default_value = "365d", value_parser = duration::parse)]
     pub retention: Duration,
+    /// How long rollups of readings are kept, such as 1825d: not shorter than readings. TimescaleDB's
+    /// Community edition has them.
+    #[arg(long, global = true, env = "ROLLUP_RETENTION", default_value = "1825d", value_parser = duration::parse)]
+    pub rollup_retention: Duration,
+    /// After how long readings are compressed, such as 7d, by TimescaleDB's Community edition.
+    #[arg(long, global = true, env = "COMPRESS_AFTER", default_value = "7d", value_parser = duration::parse)]
+    pub compress_after: Duration,
     /// How long events are kept for watches to resume from, such as 24h.
     #[arg(long, global = true, env = "WATCH_HORIZON", default_value = "24h", value_parser = duration::parse)]
     pub watch_horizon: Duration,
@@ -82,13 +90,18 @@ pub struct Settings {
 }
 
 impl Settings {
-    pub(crate) fn policy(&self) -> Policy {
-        Policy {
+    pub(crate) fn policy(&self) -> Result<Policy, Invalid> {
+        if self.rollup_retention < self.retention {
+            return Err(Invalid::new("ROLLUP_RETENTION", "must not be shorter than RETENTION"));
+        }
+        Ok(Policy {
             readings: self.retention,
+            compress_after: self.compress_after,
+            rollups: self.rollup_retention,
             log: self.watch_horizon,
             quarantine: self.quarantine_retention,
             quarantine_bytes: self.quarantine_max_bytes,
-        }
+        })
     }
 }
 

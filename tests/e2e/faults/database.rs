@@ -1,10 +1,8 @@
-//! PostgreSQL is there and does not do what it should: it starts, recovers, refuses, is full.
-//!
-//! A chunk cannot be compressed meanwhile: the Apache edition, which the tests run on, has no
-//! compression.
+//! PostgreSQL is there and does not do what it should: it starts, recovers, refuses, is full, turns
+//! around what is being added to.
 
 use anyhow::{Context, ensure};
-use e2e::{Bed, Process, Setup, eventually, is_serving, lasts};
+use e2e::{Bed, Mode, Process, Setup, eventually, is_long, is_serving, lasts};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 async fn own_cluster() -> anyhow::Result<Bed> {
@@ -96,5 +94,43 @@ async fn statement_killed() -> anyhow::Result<()> {
         }
         bed.recovers().await?;
     }
+    bed.audit().await
+}
+
+const COMPRESSED: &str = "
+    SELECT count(*) FROM timescaledb_information.chunks
+    WHERE hypertable_name = 'readings' AND is_compressed";
+/// Every chunk of the readings, and what was added to it since it was compressed last.
+const COMPRESS: &str = "SELECT compress_chunk(c) FROM show_chunks('readings') AS c";
+
+/// The very chunks to which the devices add are compressed, again and again, and what is stored in
+/// them comes once more: the store has committed it, and the bridge dies before it hears of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn chunk_compressed_meanwhile() -> anyhow::Result<()> {
+    let setup = Setup { community: true, rate: Some(200), ..Setup::default() };
+    let mut bed = Bed::start_with(setup).await?;
+    for _ in 0..if is_long() { 50 } else { 4 } {
+        bed.database().await?.execute(COMPRESS).await?;
+        let messages = bed.chance.u64(1..400);
+        bed.auditor.publishes(messages).await?;
+        let lost = bed.store_link.swallowed();
+        bed.store_link.set(Mode::Swallow);
+        eventually("an answer is lost", async || {
+            ensure!(bed.store_link.swallowed() > lost, "none");
+            Ok(())
+        })
+        .await?;
+        drop(bed.system.bridge.take());
+        bed.store_link.set(Mode::Cut);
+        bed.database().await?.execute(COMPRESS).await?;
+        bed.store_link.set(Mode::Pass);
+        bed.system.start_bridge()?;
+        bed.recovers().await?;
+    }
+    let ledger = bed.system.client().await?.ledger().await?.total.context("no total")?;
+    ensure!(ledger.readings_duplicate > 0, "nothing came once more: {ledger:?}");
+    let compressed: i64 =
+        sqlx::query_scalar(COMPRESSED).fetch_one(&mut bed.database().await?).await?;
+    ensure!(compressed > 0, "nothing is compressed");
     bed.audit().await
 }

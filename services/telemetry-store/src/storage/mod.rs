@@ -63,6 +63,10 @@ impl<'a> Backend<'a> {
 pub struct Policy {
     /// How long readings are kept, by their time.
     pub readings: Duration,
+    /// After how long they are compressed, where that can be.
+    pub compress_after: Duration,
+    /// How long rollups of them are kept, where there are any: not shorter.
+    pub rollups: Duration,
     /// How long the log is kept for watches, by the time of receipt.
     pub log: Duration,
     /// How long messages stay in the quarantine, by the time of receipt, and the accounts of senders

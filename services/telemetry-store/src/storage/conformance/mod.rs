@@ -2,12 +2,15 @@
 
 mod accounts;
 mod appends;
+mod data_life;
 mod log;
 mod operations;
 mod partitions;
 mod quarantine;
 mod reads;
 mod times;
+mod upgrades;
+mod views;
 
 use std::{sync::Arc, time::Duration};
 
@@ -44,7 +47,7 @@ impl Fresh {
     }
 
     async fn community() -> Self {
-        let database = TestDatabase::of_community();
+        let database = TestDatabase::of_community().await;
         Self::open(database.url.clone(), None, Some(database)).await
     }
 
@@ -94,8 +97,11 @@ impl TestDatabase {
         database
     }
 
-    fn of_community() -> Self {
-        Self { server: None, ..Self::named_on("TELEMETRY_TEST_COMMUNITY_URL") }
+    async fn of_community() -> Self {
+        let database = Self { server: None, ..Self::named_on("TELEMETRY_TEST_COMMUNITY_URL") };
+        // To be made may take longer than a pool waits.
+        PgConnection::connect(&database.url).await.unwrap().close().await.unwrap();
+        database
     }
 
     fn named_on(variable: &str) -> Self {
@@ -117,8 +123,14 @@ impl TestDatabase {
 /// How long readings and the log are kept.
 const KEPT: Duration = Duration::from_hours(10 * 24);
 /// The quarantine is small enough to be filled.
-const POLICY: Policy =
-    Policy { readings: KEPT, log: KEPT, quarantine: KEPT, quarantine_bytes: 100_000 };
+const POLICY: Policy = Policy {
+    readings: KEPT,
+    compress_after: Duration::from_hours(2 * 24),
+    rollups: KEPT,
+    log: KEPT,
+    quarantine: KEPT,
+    quarantine_bytes: 100_000,
+};
 
 /// Deletes what came before a time.
 async fn prune_before(storage: &Arc<dyn Storage>, before: Timestamp) -> crate::Result<()> {

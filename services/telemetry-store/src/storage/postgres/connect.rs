@@ -10,9 +10,10 @@ use sqlx::{
 use telemetry_model::Invalid;
 use tokio::time::timeout;
 
+use super::community;
 use crate::error::{Error, Result};
 
-static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/postgres");
+pub(in crate::storage) static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/postgres");
 
 /// What must hold in each session, whatever the server's defaults.
 const SESSION: [(&str, &str); 5] = [
@@ -80,6 +81,7 @@ pub(super) async fn migrate(url: &str) -> Result<()> {
     // It is the pool's only connection. To move data, or to wait for another one, takes time.
     pool.execute("SET statement_timeout = 0").await?;
     MIGRATOR.run(&pool).await?;
+    community::prepare(&pool).await?;
     pool.close().await;
     Ok(())
 }

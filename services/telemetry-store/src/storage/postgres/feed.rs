@@ -64,7 +64,7 @@ async fn listen(
                 continue;
             }
         };
-        let Some(notification) = heard else { break };
+        let Some(notification) = heard else { return Ok(()) };
         let Some((sender, partitions)) = notification.payload().split_once(' ') else { continue };
         if sender != instance {
             let partitions = partitions.split(',').filter_map(|number| number.parse().ok());
@@ -72,7 +72,6 @@ async fn listen(
             commits.send(Commit::Partitions(partitions)).ok();
         }
     }
-    Ok(())
 }
 
 /// On a connection of its own: one that is given up waits for a goodbye that may never come, and

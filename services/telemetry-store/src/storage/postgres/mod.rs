@@ -6,14 +6,18 @@
 //! append with two `COPY`s, of which 3 ms were work.
 
 mod columns;
+mod community;
 pub(super) mod connect;
 mod feed;
+mod housekeeping;
+mod lease;
 mod ledger;
 mod log;
 mod micros;
 mod prune;
 mod quarantine;
 mod reads;
+pub(super) mod rollups;
 mod tx;
 
 use std::time::Duration;
@@ -61,6 +65,7 @@ impl Postgres {
     pub(super) async fn open(url: &str, policy: Policy, background: &Lifecycle) -> Result<Self> {
         let pool = connect::pool(url, CONNECTIONS).await?;
         connect::check_version(&pool).await?;
+        community::tell(community::edition(&pool).await?, policy.compress_after);
         let commits = broadcast::Sender::new(COMMITS);
         let instance: String =
             sqlx::query_scalar("SELECT gen_random_uuid()::text").fetch_one(&pool).await?;
@@ -220,9 +225,9 @@ impl Storage for Postgres {
     }
 
     async fn prune(&self, now: Timestamp) -> Result<()> {
-        let pruned = prune::prune(&self.pool, now, self.policy).await;
+        let kept_house = housekeeping::run(&self.pool, &self.instance, now, self.policy).await;
         self.measure_quarantine().await?;
-        pruned
+        kept_house
     }
 
     async fn flush_devices(&self) -> Result<()> {

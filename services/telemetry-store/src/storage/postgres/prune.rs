@@ -10,15 +10,13 @@ use std::collections::BTreeMap;
 use sqlx::{AssertSqlSafe, Executor, FromRow, PgConnection, PgPool};
 use telemetry_model::Timestamp;
 
-use super::{ledger, micros::Micros};
-use crate::{error::Result, storage::Policy};
-
-/// Any number, the same in all replicas.
-const LOCK: i64 = 0x7465_6c65_6d65_7472;
+use super::{lease::Lease, micros::Micros};
+use crate::error::Result;
 
 /// Shorter than `deadlock_timeout`: if an append adds to the chunk, it is not the one to give up.
 /// To look through a large chunk may take longer than a statement of a request may.
-const PATIENCE: &str = "SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = 0";
+pub(super) const PATIENCE: &str =
+    "SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = 0";
 
 /// The oldest chunk of a table, if all of it is past its retention. The name is quoted.
 const OLDEST_CHUNK: &str = "
@@ -50,22 +48,16 @@ const RAISE_HORIZONS: &str = "
     UPDATE log_heads SET horizon = greatest(horizon, gone.position)
     FROM gone WHERE log_heads.log_partition = gone.log_partition";
 
-pub(super) async fn prune(pool: &PgPool, now: Timestamp, policy: Policy) -> Result<()> {
-    // If one table is in use, the others are pruned all the same.
-    let log = prune_table(pool, "device_log", now.minus(policy.log)).await;
-    let readings = prune_table(pool, "readings", now.minus(policy.readings)).await;
-    sqlx::query("DELETE FROM quarantine WHERE received < $1")
-        .bind(Micros(now.minus(policy.quarantine).micros()))
-        .execute(pool)
-        .await?;
-    ledger::fold(pool, now.minus(policy.quarantine)).await?;
-    log.and(readings)
-}
-
-async fn prune_table(pool: &PgPool, table: &'static str, before: Timestamp) -> Result<()> {
+/// Drops the chunks of a table that are past its retention.
+pub(super) async fn prune(
+    pool: &PgPool,
+    lease: &Lease<'_>,
+    table: &'static str,
+    before: Timestamp,
+) -> Result<()> {
     let mut chunks = 0;
     let dropped = loop {
-        match drop_oldest(pool, table, before).await {
+        match lease.step(drop_oldest(pool, table, before)).await {
             Ok(true) => chunks += 1,
             end => break end,
         }
@@ -76,7 +68,7 @@ async fn prune_table(pool: &PgPool, table: &'static str, before: Timestamp) -> R
     dropped.map(|_| ())
 }
 
-/// Drops the oldest chunk; false if there is none to drop now, or another replica is at it.
+/// Drops the oldest chunk; false if there is none to drop now.
 async fn drop_oldest(pool: &PgPool, table: &str, before: Timestamp) -> Result<bool> {
     let oldest: Option<Chunk> = sqlx::query_as(OLDEST_CHUNK)
         .bind(table)
@@ -89,13 +81,6 @@ async fn drop_oldest(pool: &PgPool, table: &str, before: Timestamp) -> Result<bo
 
     let mut tx = pool.begin().await?;
     tx.execute(PATIENCE).await?;
-    let alone: bool = sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1)")
-        .bind(LOCK)
-        .fetch_one(&mut *tx)
-        .await?;
-    if !alone {
-        return Ok(false);
-    }
     if is_log {
         // Reading it goes on, adding to it does not.
         tx.execute(AssertSqlSafe(format!("LOCK TABLE {} IN SHARE MODE", chunk.name))).await?;

@@ -21,6 +21,10 @@ use crate::{
 
 /// The SQLSTATE of a unique violation.
 const UNIQUE_VIOLATION: &str = "23505";
+/// Where a pooler stands between, what was set for the session may be another's. An acknowledgement
+/// means committed and synced; what is late may go into any number of compressed readings.
+const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = on;
+    SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0";
 /// The channel on which replicas tell each other of commits.
 pub(super) const CHANNEL: &str = "telemetry_commits";
 
@@ -33,7 +37,7 @@ pub(super) struct PgTx<'a> {
 
 impl<'a> PgTx<'a> {
     pub(super) async fn begin(pool: &PgPool, instance: &'a str) -> Result<Self> {
-        Ok(Self { tx: pool.begin().await?, instance })
+        Ok(Self { tx: pool.begin_with(BEGIN).await?, instance })
     }
 
     async fn save_boots(&mut self, BootChanges { saved, gone }: &BootChanges) -> Result<()> {

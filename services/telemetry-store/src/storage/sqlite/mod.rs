@@ -30,7 +30,7 @@ use super::{
 };
 use crate::error::Result;
 
-static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/sqlite");
+pub(super) static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/sqlite");
 
 /// Commits a receiver may lag behind before it must look at the log by itself.
 const COMMITS: usize = 1024;
@@ -65,6 +65,7 @@ impl Sqlite {
         let writer = pool(1).connect_with(options.clone()).await?;
         MIGRATOR.run(&writer).await?;
         let readers = pool(4).connect_with(options.read_only(true)).await?;
+        tracing::info!("sqlite: no compression or rollups, COMPRESS_AFTER is unused");
         let commits = broadcast::Sender::new(COMMITS);
         Ok(Self { writer, readers, shared: Shared::new(policy), policy, commits })
     }

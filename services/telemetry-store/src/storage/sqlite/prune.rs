@@ -41,21 +41,28 @@ pub(super) async fn prune(
     policy: Policy,
 ) -> Result<()> {
     let (readings_before, log_before) = (now.minus(policy.readings), now.minus(policy.log));
-    let mut after = (0, 0);
+    let (mut after, mut events) = ((0, 0), 0);
     while let Some(last) = last_of_next(readers, after, log_before).await? {
-        delete_log(writer, after, last, log_before).await?;
+        events += delete_log(writer, after, last, log_before).await?;
         after = last;
     }
+    let mut readings = 0;
     loop {
-        let deleted = sqlx::query(DELETE_READINGS).bind(readings_before.micros()).bind(ROWS);
-        if deleted.execute(writer).await?.rows_affected() == 0 {
+        let delete = sqlx::query(DELETE_READINGS).bind(readings_before.micros()).bind(ROWS);
+        let deleted = delete.execute(writer).await?.rows_affected();
+        readings += deleted;
+        if deleted == 0 {
             break;
         }
     }
-    sqlx::query("DELETE FROM quarantine WHERE received < ?1")
+    let messages = sqlx::query("DELETE FROM quarantine WHERE received < ?1")
         .bind(now.minus(policy.quarantine).micros())
         .execute(writer)
-        .await?;
+        .await?
+        .rows_affected();
+    if events > 0 || readings > 0 || messages > 0 {
+        tracing::info!(readings, events, messages, "deleted what is past its retention");
+    }
     ledger::fold(writer, now.minus(policy.quarantine)).await
 }
 
@@ -74,13 +81,13 @@ async fn last_of_next(
     Ok(last)
 }
 
-/// Deletes a stretch of the log, and moves the horizon to what it has deleted.
+/// Deletes a stretch of the log, and moves the horizon to what it has deleted. Answers how much.
 async fn delete_log(
     writer: &SqlitePool,
     after: (i64, i64),
     last: (i64, i64),
     before: Timestamp,
-) -> Result<()> {
+) -> Result<usize> {
     let mut tx = writer.begin().await?;
     let deleted: Vec<(i64, i64)> = sqlx::query_as(DELETE_LOG)
         .bind(after.0)
@@ -90,6 +97,7 @@ async fn delete_log(
         .bind(before.micros())
         .fetch_all(&mut *tx)
         .await?;
+    let events = deleted.len();
     let mut horizons = BTreeMap::new();
     for (partition, position) in deleted {
         let horizon = horizons.entry(partition).or_insert(position);
@@ -103,5 +111,5 @@ async fn delete_log(
             .await?;
     }
     tx.commit().await?;
-    Ok(())
+    Ok(events)
 }
