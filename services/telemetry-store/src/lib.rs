@@ -5,7 +5,8 @@
 //! transaction, together with the sender's account and what goes to the quarantine; the stream
 //! acknowledges what was committed. Storage then hints at the commit, the
 //! `hub` wakes the watchers of the devices concerned, and each `watcher` reads what is new from
-//! the log. Another replica's commits come in by the same door. Queries ask storage directly.
+//! the log. Another replica's commits come in by the same door. Queries ask storage directly;
+//! `history` makes of its answers what no database is asked for.
 //!
 //! Nothing is acknowledged or shown before it is committed, and no state is kept in memory that
 //! the database does not have, but for hints and caches.
@@ -14,6 +15,7 @@ mod batcher;
 mod clock_repair;
 mod error;
 mod grpc;
+mod history;
 mod housekeeping;
 mod hub;
 mod metrics;

@@ -1,12 +1,14 @@
 //! The gRPC surface: which services a store offers, with which limits.
 
 mod diagnostics;
+mod export;
 mod hints;
 mod ingest;
 pub(crate) mod ledger;
 mod page_token;
 mod query;
 mod status;
+mod summary;
 mod watch;
 
 use std::{sync::Arc, time::Duration};
@@ -62,7 +64,7 @@ pub(crate) fn router(
     let Parts { storage, batcher, hub, clock, lifecycle } = parts;
     let diagnostics = Diagnostics::new(Arc::clone(&storage), batcher.clone());
     let ingest = Ingest::new(Arc::clone(&storage), batcher, clock, lifecycle.clone());
-    let query = Query::new(Arc::clone(&storage));
+    let query = Query::new(Arc::clone(&storage), lifecycle.clone());
     let watch = Watch::new(storage, hub, lifecycle);
     let (v1, v1alpha) = (reflection(), reflection());
     let routes = Routes::new(health)

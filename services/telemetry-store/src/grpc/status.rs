@@ -32,7 +32,9 @@ impl From<&Error> for Status {
                 let details = ErrorDetails::with_error_info("CURSOR_EXPIRED", DOMAIN, metadata);
                 with(Code::OutOfRange, details)
             }
-            Error::TooLarge => with(Code::ResourceExhausted, ErrorDetails::new()),
+            Error::TooLarge | Error::TooCostly(_) => {
+                with(Code::ResourceExhausted, ErrorDetails::new())
+            }
             Error::Unavailable(cause) => {
                 tracing::warn!(error = %cause, "database unavailable");
                 let details = ErrorDetails::with_retry_info(Some(RETRY_AFTER));

@@ -2,6 +2,8 @@
 
 mod accounts;
 mod appends;
+mod exports;
+mod history;
 mod log;
 mod operations;
 mod quarantine;
