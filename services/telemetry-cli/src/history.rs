@@ -16,12 +16,13 @@ use crate::{
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct SummarizeArgs {
-    /// The device; several are separated by commas.
-    #[arg(value_delimiter = ',')]
-    device: Vec<String>,
-    /// The metric; several are separated by commas, all if left out.
-    #[arg(value_delimiter = ',')]
+    /// The device.
+    device: String,
+    /// The metrics; all if none is given.
     metric: Vec<String>,
+    /// One more device; may be given several times.
+    #[arg(long = "device", value_name = "DEVICE")]
+    more: Vec<String>,
     /// From when: a time, or how long ago.
     #[arg(long, default_value = "24h")]
     since: When,
@@ -133,7 +134,8 @@ impl SummarizeArgs {
         let fill = if self.lttb { v1::Fill::Unspecified } else { self.fill.into() };
         let aggregates = self.aggregate.iter().map(|one| v1::Aggregate::from(*one).into());
         v1::SummarizeReadingsRequest {
-            device_ids: self.device.clone(),
+            device_id: self.device.clone(),
+            device_ids: self.more.clone(),
             metrics: self.metric.clone(),
             start_time: Some(wire(self.since)),
             end_time: Some(wire(self.until)),
@@ -185,7 +187,7 @@ pub(crate) async fn summarize(
     output: &mut Output<'_>,
 ) -> anyhow::Result<()> {
     let mut request = args.request();
-    let several = args.device.len() > 1 || args.metric.len() != 1;
+    let several = !args.more.is_empty() || args.metric.len() != 1;
     let mut rows: Vec<Row> = Vec::new();
     loop {
         let answer = store.query().summarize_readings(request.clone()).await;
@@ -274,4 +276,42 @@ pub(crate) async fn export(
 
 fn wire(when: When) -> prost_types::Timestamp {
     telemetry_proto::wire_timestamp(Timestamp::from(when))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: SummarizeArgs,
+    }
+
+    fn request(words: &str) -> v1::SummarizeReadingsRequest {
+        let words = ["summarize"].into_iter().chain(words.split(' '));
+        Cli::try_parse_from(words).unwrap().args.request()
+    }
+
+    #[test]
+    fn words_become_requests() {
+        crate::Cli::command().debug_assert();
+        let plain = request("fern-1 t");
+        assert_eq!((plain.device_id.as_str(), plain.metrics), ("fern-1", vec!["t".to_owned()]));
+        assert_eq!(plain.bucket_width.unwrap().seconds, 3600);
+        let words = "fern-1 t u --device moss --calendar week --zone Europe/Berlin \
+                     --aggregate avg,stddev --percentile 50,99.9 --fill null";
+        let week = request(words);
+        assert_eq!((week.device_ids.len(), week.metrics.len()), (1, 2));
+        assert_eq!((week.bucket_width, week.max_points), (None, 0));
+        assert_eq!(week.calendar_unit(), v1::CalendarUnit::Week);
+        let aggregates: Vec<_> = week.aggregates().collect();
+        assert_eq!(aggregates, [v1::Aggregate::Avg, v1::Aggregate::Stddev]);
+        assert_eq!((week.percentiles.as_slice(), week.fill()), (&[50.0, 99.9][..], v1::Fill::Null));
+        let shape = request("fern-1 t --lttb --points 50");
+        assert_eq!((shape.mode(), shape.max_points), (v1::SummaryMode::Lttb, 50));
+        assert_eq!((shape.fill, shape.bucket_width), (0, None));
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use sqlx::{Connection, Executor, PgConnection};
 use telemetry_model::{Grid, Point, Series, Summary, TimeRange, Timestamp, Value};
 
 use super::{Fresh, at, device, metric, on_each_backend, telemetry};
@@ -227,4 +228,27 @@ async fn unknown_series_are_empty(fresh: &mut Fresh) {
     assert_eq!(none.len(), 10);
     assert!(none.iter().all(|bucket| bucket.count == 0 && bucket.values == Values::default()));
     assert!(history::shape(storage, &series(), grid.range(), 10).await.unwrap().is_empty());
+}
+
+/// By the timeout of its session, which here somebody else anticipates.
+#[tokio::test]
+async fn what_takes_too_long_is_refused() {
+    let fresh = Fresh::timescaledb().await;
+    let connect = || PgConnection::connect(fresh.database_url());
+    let (mut holding, mut cancelling) = (connect().await.unwrap(), connect().await.unwrap());
+    holding.execute("BEGIN; LOCK TABLE readings").await.unwrap();
+    let grid = &grid(0, 10, 1);
+    let series = &series();
+    let asking = fresh.storage.summarize(series, grid);
+    let cancel = async {
+        let waiting = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut cancelling).await.unwrap() == 0 {
+        }
+    };
+    let (asked, ()) = tokio::join!(asking, cancel);
+    assert!(matches!(asked, Err(crate::Error::TooCostly(_))), "{asked:?}");
+    holding.close().await.unwrap();
+    cancelling.close().await.unwrap();
+    fresh.close().await;
 }

@@ -39,10 +39,18 @@ pub(in crate::storage) async fn pool(url: &str, connections: u32) -> Result<PgPo
     Ok(pool)
 }
 
-/// Connections for questions about the history. They are opened when they are needed.
+/// Connections for questions about the history, which are opened when they are needed.
 pub(super) fn queries(url: &str, connections: u32) -> Result<PgPool> {
     let patience = format!("{}s", PATIENCE.as_secs());
-    let session = session(url)?.options([("statement_timeout", patience.as_str())]);
+    let session = session(url)?.options([
+        ("statement_timeout", patience.as_str()),
+        // A page of readings ends early only if the index is followed in its order. The planner, which
+        // does not know how many readings a series has, would rather read and sort them all: measured,
+        // 4,096 of 29,000 readings took 550 ms that way, and 18 ms this.
+        ("enable_bitmapscan", "off"),
+        // Compiling takes longer than what is to be done for each chunk.
+        ("jit", "off"),
+    ]);
     Ok(pool_options(connections).connect_lazy_with(session))
 }
 

@@ -1,5 +1,7 @@
 //! Questions about the history on SQLite: the same answers as PostgreSQL's.
 
+use std::time::Duration;
+
 use sqlx::{QueryBuilder, Sqlite as Db, SqlitePool, error::DatabaseError, pool::PoolConnection};
 use telemetry_model::{
     DeviceId, Grid, MetricName, Point, Reading, Selection, Series, Summary, TimeRange, Timestamp,
@@ -19,9 +21,13 @@ const STEPS: i32 = 100_000;
 
 /// A connection whose next statements are interrupted when they have taken too long together.
 async fn patient(pool: &SqlitePool) -> Result<PoolConnection<Db>> {
+    within(pool, PATIENCE).await
+}
+
+async fn within(pool: &SqlitePool, patience: Duration) -> Result<PoolConnection<Db>> {
     let mut connection = pool.acquire().await?;
     let began = Instant::now();
-    let goes_on = move || began.elapsed() < PATIENCE;
+    let goes_on = move || began.elapsed() < patience;
     connection.lock_handle().await?.set_progress_handler(STEPS, goes_on);
     Ok(connection)
 }
@@ -216,4 +222,19 @@ pub(super) async fn scan(pool: &SqlitePool, scan: Scan<'_>) -> Result<Vec<(usize
         from = start;
     }
     Ok(readings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_takes_too_long_is_stopped() {
+        let pool = SqlitePool::connect("sqlite::memory:").await.unwrap();
+        let mut connection = within(&pool, Duration::ZERO).await.unwrap();
+        let endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)
+                       SELECT count(*) FROM n";
+        let stopped = sqlx::query(endless).execute(&mut *connection).await;
+        assert!(matches!(stopped.map_err(costly), Err(Error::TooCostly(_))));
+    }
 }
