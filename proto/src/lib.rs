@@ -10,7 +10,7 @@ mod to_wire;
 
 pub use from_wire::{duration, event_kinds, message, report, sender, time_range, timestamp};
 pub use log_record::{LogRecordError, decode_log_record, encode_log_record};
-pub use to_wire::wire_timestamp;
+pub use to_wire::{wire_duration, wire_timestamp};
 
 /// The generated messages, clients and servers.
 pub mod v1 {

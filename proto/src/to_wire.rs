@@ -1,8 +1,10 @@
 //! Model to wire: cannot fail.
 
+use std::time::Duration;
+
 use telemetry_model::{
-    Bucket, Device, DeviceClock, EventKind, Measurement, Message, MetricName, Reading, Refusal,
-    Sample, Sender, StoredEvent, TimeSource, Timestamp, Value,
+    Device, DeviceClock, EventKind, Measurement, Message, MetricName, Reading, Refusal, Sample,
+    Sender, StoredEvent, TimeSource, Timestamp, Value,
 };
 
 use crate::v1;
@@ -110,7 +112,7 @@ impl From<Device> for v1::Device {
             first_seen: Some(wire_timestamp(device.first_seen)),
             last_seen: Some(wire_timestamp(device.last_seen)),
             last_heartbeat: device.last_heartbeat.map(wire_timestamp),
-            clock_skew: device.clock_skew_us.map(wire_duration),
+            clock_skew: device.clock_skew_us.map(signed_duration),
         }
     }
 }
@@ -118,20 +120,6 @@ impl From<Device> for v1::Device {
 impl From<MetricName> for v1::Metric {
     fn from(name: MetricName) -> Self {
         Self { metric: name.as_str().to_owned() }
-    }
-}
-
-impl From<Bucket> for v1::Bucket {
-    fn from(bucket: Bucket) -> Self {
-        Self {
-            start_time: Some(wire_timestamp(bucket.start)),
-            count: bucket.count,
-            min: bucket.min,
-            max: bucket.max,
-            avg: bucket.avg,
-            first: bucket.first,
-            last: bucket.last,
-        }
     }
 }
 
@@ -155,10 +143,18 @@ impl From<TimeSource> for v1::TimeSource {
 }
 
 /// A length of time in microseconds, which may be negative; then so are both parts.
-fn wire_duration(micros: i64) -> prost_types::Duration {
+fn signed_duration(micros: i64) -> prost_types::Duration {
     prost_types::Duration {
         seconds: micros / 1_000_000,
         nanos: i32::try_from(micros % 1_000_000 * 1000).unwrap_or(0),
+    }
+}
+
+/// The length of time on the wire.
+pub fn wire_duration(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0),
     }
 }
 

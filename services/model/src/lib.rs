@@ -11,12 +11,14 @@
 mod clock;
 mod cursor;
 mod event;
+mod grid;
 mod id;
 mod invalid;
 mod ledger;
 mod message;
 mod positions;
 mod query;
+mod series;
 mod time;
 mod value;
 
@@ -25,11 +27,13 @@ pub use cursor::{Cursor, PARTITIONS, Partition};
 pub use event::{
     Device, DeviceClock, Event, EventKind, Measurement, Reading, Sample, StoredEvent, TimeSource,
 };
+pub use grid::Grid;
 pub use id::{DeviceId, MetricName};
 pub use invalid::Invalid;
 pub use ledger::{Account, Balance, Tally};
 pub use message::{ClientId, Message, ProcessId, Refusal, Sender, SenderReport, Submission};
 pub use positions::Positions;
-pub use query::{Bucket, Order, ReadingPosition, ReadingQuery, SummaryQuery};
+pub use query::{Order, ReadingPosition, ReadingQuery};
+pub use series::{Point, Selection, Series, Summary};
 pub use time::{TimeRange, Timestamp};
 pub use value::Value;

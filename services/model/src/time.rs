@@ -33,6 +33,12 @@ impl Timestamp {
             .map_err(|_| Invalid::new("time", "is not a time like 2026-01-07T12:00:00Z"))
     }
 
+    /// The next instant there is.
+    #[must_use]
+    pub fn next(self) -> Self {
+        self.plus(Duration::from_micros(1))
+    }
+
     /// The instant so much later, at most [`Timestamp::MAX`].
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {

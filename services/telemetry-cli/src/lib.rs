@@ -1,6 +1,7 @@
 //! A client of the telemetry store for people and pipes, and a simulator of devices.
 
 mod diagnostics;
+mod history;
 mod output;
 mod query;
 pub mod simulate;
@@ -54,8 +55,10 @@ enum Command {
     },
     /// List readings of a device.
     Readings(query::ReadingsArgs),
-    /// Summarize a metric of a device in buckets.
-    Summarize(query::SummarizeArgs),
+    /// Summarize metrics of devices in buckets, or thin them out to the shape of their line.
+    Summarize(history::SummarizeArgs),
+    /// Print every reading of a range, as CSV, or with `--json` as JSON a line each.
+    Export(history::ExportArgs),
     /// Account for every message, by the process that sent it: what it RECEIVED from the broker was
     /// STORED, was there already (DUPLICATE), is QUARANTINED, was DROPPED for a reason (`ended`: held
     /// by a process that ended; with `QoS` 1 the broker delivers it again), or is `IN_FLIGHT`.
@@ -89,7 +92,8 @@ pub async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> anyhow::Result<()> {
         Command::Metrics { device } => query::metrics(&store, device, &mut output).await,
         Command::Latest { device } => query::latest(&store, device, &mut output).await,
         Command::Readings(args) => query::readings(&store, args, &mut output).await,
-        Command::Summarize(args) => query::summarize(&store, args, &mut output).await,
+        Command::Summarize(args) => history::summarize(&store, args, &mut output).await,
+        Command::Export(args) => history::export(&store, args, &mut output).await,
         Command::Ledger => diagnostics::ledger(&store, &mut output).await,
         Command::Quarantine(command) => diagnostics::quarantine(&store, command, &mut output).await,
         Command::Watch(args) => watch::watch(&store, args, &mut output).await,

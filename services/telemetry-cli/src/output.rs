@@ -36,6 +36,28 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
+    /// Prints the names of the columns, where rows do not have them.
+    pub(crate) fn csv_header(&mut self, names: &[&str]) -> anyhow::Result<()> {
+        if !self.json {
+            writeln!(self.out, "{}", names.join(","))?;
+        }
+        Ok(())
+    }
+
+    /// Prints rows of a list that may be very long, as CSV.
+    pub(crate) fn csv(&mut self, rows: Vec<Row>) -> anyhow::Result<()> {
+        if self.json {
+            return self.rows(rows);
+        }
+        let line = |row: Row| {
+            let cells: Vec<_> = row.iter().map(|(_, value)| csv_cell(value)).collect();
+            cells.join(",") + "\n"
+        };
+        let lines: String = rows.into_iter().map(line).collect();
+        self.out.write_all(lines.as_bytes())?;
+        Ok(())
+    }
+
     /// Prints one row of an endless list at once.
     pub(crate) fn line(&mut self, row: Row) -> anyhow::Result<()> {
         if self.json {
@@ -53,6 +75,18 @@ impl<'a> Output<'a> {
             row.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         writeln!(self.out, "{}", Json::Object(row))?;
         Ok(())
+    }
+}
+
+/// As RFC 4180 has it. Nothing is left out: a file is no terminal.
+fn csv_cell(value: &Json) -> String {
+    match value {
+        Json::Null => String::new(),
+        Json::String(text) if text.contains([',', '"', '\n', '\r']) => {
+            format!("\"{}\"", text.replace('"', "\"\""))
+        }
+        Json::String(text) => text.clone(),
+        other => other.to_string(),
     }
 }
 
@@ -111,6 +145,17 @@ mod tests {
     fn people_get_a_table_that_cannot_play_tricks() {
         assert_eq!(printed(false, rows()), " DEVICE   SEEN\n fern-1   3\n moss[2J  -\n");
         assert_eq!(printed(false, vec![]), "");
+    }
+
+    #[test]
+    fn csv_keeps_everything() {
+        let row = ["a,b", "say \"hi\"\n", "plain"].map(|text| ("x", Json::from(text)));
+        let mut out = Vec::new();
+        let mut output = Output::new(&mut out, false);
+        output.csv_header(&["x", "y", "z"]).unwrap();
+        output.csv(vec![row.into(), vec![("x", 1.5.into()), ("y", Json::Null)]]).unwrap();
+        let expected = "x,y,z\n\"a,b\",\"say \"\"hi\"\"\n\",plain\n1.5,\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 
     #[test]

@@ -1,10 +1,7 @@
 //! The commands that ask once.
 #![expect(clippy::print_stderr, reason = "says on standard error what is not output")]
 
-use std::time::Duration;
-
 use clap::Args;
-use service_kit::duration;
 use telemetry_model::Timestamp;
 use telemetry_proto::v1;
 
@@ -33,23 +30,6 @@ pub(crate) struct ReadingsArgs {
     /// How many at most.
     #[arg(long, default_value_t = 1000)]
     limit: usize,
-}
-
-#[derive(Args, Clone, Debug)]
-pub(crate) struct SummarizeArgs {
-    /// The device.
-    device: String,
-    /// The metric.
-    metric: String,
-    /// From when: a time, or how long ago.
-    #[arg(long, default_value = "24h")]
-    since: When,
-    /// Until when: a time, how long ago, or now.
-    #[arg(long, default_value = "now")]
-    until: When,
-    /// The width of a bucket.
-    #[arg(long, default_value = "1h", value_parser = duration::parse)]
-    width: Duration,
 }
 
 pub(crate) async fn devices(store: &Store, output: &mut Output<'_>) -> anyhow::Result<()> {
@@ -134,35 +114,6 @@ pub(crate) async fn readings(
     let (limit, end) = (args.limit, if args.newest { "newest" } else { "oldest" });
     eprintln!("there are more than these {limit} {end} readings: see --limit, --newest, --since");
     Ok(())
-}
-
-pub(crate) async fn summarize(
-    store: &Store,
-    args: SummarizeArgs,
-    output: &mut Output<'_>,
-) -> anyhow::Result<()> {
-    let request = v1::SummarizeReadingsRequest {
-        device_id: args.device,
-        metric: args.metric,
-        start_time: Some(wire(args.since)),
-        end_time: Some(wire(args.until)),
-        bucket_width: prost_types::Duration::try_from(args.width).ok(),
-    };
-    let answer = store.query().summarize_readings(request).await;
-    let buckets = answer.map_err(|status| store.explain(&status))?.into_inner().buckets;
-    output.rows(buckets.into_iter().map(bucket).collect())
-}
-
-fn bucket(bucket: v1::Bucket) -> Row {
-    vec![
-        ("start", output::time(bucket.start_time)),
-        ("count", bucket.count.into()),
-        ("min", bucket.min.into()),
-        ("max", bucket.max.into()),
-        ("avg", bucket.avg.into()),
-        ("first", bucket.first.into()),
-        ("last", bucket.last.into()),
-    ]
 }
 
 fn wire(when: When) -> prost_types::Timestamp {

@@ -44,6 +44,9 @@ pub enum Error {
     /// The database refuses what it was given: it would refuse it again.
     #[error("the database refuses it: {0}")]
     Unstorable(BoxError),
+    /// A question would take more time or memory than one may have: the caller must ask for less.
+    #[error("too costly: {0}")]
+    TooCostly(&'static str),
     /// A request is larger than what is taken.
     #[error("a request is larger than 4 MiB")]
     TooLarge,

@@ -6,7 +6,7 @@
 //! acknowledges what was committed. Storage then hints at the commit, and the `hub` reads what is
 //! new in the log and hands it to each `watcher` whom it concerns; one that comes later, or is too
 //! slow, reads the log by itself. Another replica's commits come in by the same door. Queries ask
-//! storage directly.
+//! storage directly; `history` makes of its answers what no database is asked for.
 //!
 //! Nothing is acknowledged or shown before it is committed, and no state is kept in memory that
 //! the database does not have, but for hints and caches.
@@ -15,6 +15,7 @@ mod batcher;
 mod clock_repair;
 mod error;
 mod grpc;
+mod history;
 mod housekeeping;
 mod hub;
 mod metrics;

@@ -195,6 +195,7 @@ async fn bad_requests_name_the_field() {
         start_time: time(0),
         end_time: time(1_000_000),
         bucket_width: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
+        ..Default::default()
     };
     let status = store.query().summarize_readings(summarize).await.unwrap_err();
     assert_eq!(violated_field(&status), "bucket_width");

@@ -2,6 +2,7 @@
 
 mod access;
 mod diagnostics;
+mod export;
 mod hints;
 mod ingest;
 pub(crate) mod ledger;
@@ -9,6 +10,7 @@ mod page_token;
 mod query;
 mod status;
 mod stream_end;
+mod summary;
 mod watch;
 
 use std::{sync::Arc, time::Duration};
@@ -77,9 +79,9 @@ pub(crate) fn router(
 ) -> Result<Router<Behind>, tonic_reflection::server::Error> {
     let Parts { storage, batcher, hub, clock, lifecycle, horizon, max_age } = parts;
     let diagnostics = Diagnostics::new(Arc::clone(&storage), batcher.clone());
-    let end = StreamEnd::new(lifecycle, max_age);
+    let end = StreamEnd::new(lifecycle.clone(), max_age);
     let ingest = Ingest::new(Arc::clone(&storage), batcher, Arc::clone(&clock), end.clone());
-    let query = Query::new(Arc::clone(&storage));
+    let query = Query::new(Arc::clone(&storage), lifecycle);
     let watch = Watch::new(Sources { storage, hub, clock, horizon }, end);
     let mut routes = Routes::new(health)
         .add_service(IngestServiceServer::new(ingest).max_decoding_message_size(MAX_REQUEST_BYTES))

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use telemetry_model::{
-    DeviceId, Invalid, MetricName, Order, ReadingPosition, ReadingQuery, SummaryQuery,
-};
+use futures::stream::BoxStream;
+use service_kit::lifecycle::Lifecycle;
+use telemetry_model::{DeviceId, Invalid, MetricName, Order, ReadingPosition, ReadingQuery};
 use telemetry_proto::v1::{self, query_service_server::QueryService};
 use tonic::{Request, Response, Status};
 
-use super::{access::Devices, page_token};
+use super::{access::Devices, export, page_token, summary};
 use crate::{
     error::{Error, Result},
     storage::Storage,
@@ -21,11 +21,12 @@ const MAX_METRICS: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Query {
     storage: Arc<dyn Storage>,
+    lifecycle: Lifecycle,
 }
 
 impl Query {
-    pub(super) fn new(storage: Arc<dyn Storage>) -> Self {
-        Self { storage }
+    pub(super) fn new(storage: Arc<dyn Storage>, lifecycle: Lifecycle) -> Self {
+        Self { storage, lifecycle }
     }
 
     /// Answers what was found; if nothing was, the device must at least be known.
@@ -134,12 +135,19 @@ impl QueryService for Query {
         &self,
         request: Request<v1::SummarizeReadingsRequest>,
     ) -> Result<Response<v1::SummarizeReadingsResponse>, Status> {
-        let query = summary_query(request.get_ref())?;
-        Devices::of(&request).check(&query.device)?;
-        let buckets = self.storage.summarize(&query).await?;
-        let buckets = self.found(&query.device, buckets).await?;
-        let buckets = buckets.into_iter().map(Into::into).collect();
-        Ok(Response::new(v1::SummarizeReadingsResponse { buckets }))
+        let own = Devices::of(&request);
+        Ok(Response::new(summary::summarize(&*self.storage, request.into_inner(), &own).await?))
+    }
+
+    type ExportReadingsStream = BoxStream<'static, Result<v1::ExportReadingsResponse, Status>>;
+
+    async fn export_readings(
+        &self,
+        request: Request<v1::ExportReadingsRequest>,
+    ) -> Result<Response<Self::ExportReadingsStream>, Status> {
+        let own = Devices::of(&request);
+        let (storage, lifecycle) = (Arc::clone(&self.storage), self.lifecycle.clone());
+        Ok(Response::new(export::export(storage, lifecycle, request.into_inner(), own).await?))
     }
 }
 
@@ -193,16 +201,4 @@ fn order(number: i32) -> Result<Order> {
             Err(Invalid::new("order", reason).into())
         }
     }
-}
-
-fn summary_query(request: &v1::SummarizeReadingsRequest) -> Result<SummaryQuery> {
-    for (field, time) in [("start_time", request.start_time), ("end_time", request.end_time)] {
-        time.ok_or_else(|| Invalid::new(field, "must be set"))?;
-    }
-    Ok(SummaryQuery::new(
-        device_id(&request.device_id)?,
-        MetricName::parse(&request.metric)?,
-        telemetry_proto::time_range(request.start_time, request.end_time)?,
-        telemetry_proto::duration("bucket_width", request.bucket_width)?,
-    )?)
 }

@@ -41,7 +41,9 @@ impl From<&Error> for Status {
             Error::NotPermitted(_) | Error::DeviceNotNamed => {
                 with(Code::PermissionDenied, ErrorDetails::new())
             }
-            Error::TooLarge => with(Code::ResourceExhausted, ErrorDetails::new()),
+            Error::TooLarge | Error::TooCostly(_) => {
+                with(Code::ResourceExhausted, ErrorDetails::new())
+            }
             Error::Unavailable(cause) => {
                 tracing::warn!(error = %cause, "database unavailable");
                 let details = ErrorDetails::with_retry_info(Some(RETRY_AFTER));

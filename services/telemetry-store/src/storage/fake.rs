@@ -10,12 +10,15 @@ use std::{
 
 use async_trait::async_trait;
 use telemetry_model::{
-    Account, Bucket, Cursor, Device, DeviceId, Message, MetricName, Partition, Positions, Reading,
-    ReadingQuery, Sender, StoredEvent, Submission, SummaryQuery, Tally, TimeSource, Timestamp,
+    Account, Cursor, Device, DeviceId, Grid, Message, MetricName, Partition, Point, Positions,
+    Reading, ReadingQuery, Selection, Sender, Series, StoredEvent, Submission, Summary, Tally,
+    TimeRange, TimeSource, Timestamp,
 };
 use tokio::sync::{Semaphore, broadcast};
 
-use super::{Commit, LogPage, LogQuery, LogRange, QuarantineQuery, Quarantined, Storage, events};
+use super::{
+    Commit, LogPage, LogQuery, LogRange, QuarantineQuery, Quarantined, Scan, Storage, events,
+};
 use crate::error::{Error, Result};
 
 /// A device whose events are refused for what they are.
@@ -189,7 +192,23 @@ impl Storage for FakeStorage {
         unreachable!("not part of these tests")
     }
 
-    async fn summarize(&self, _: &SummaryQuery) -> Result<Vec<Bucket>> {
+    async fn summarize(&self, _: &Series, _: &Grid) -> Result<Vec<Summary>> {
+        unreachable!("not part of these tests")
+    }
+
+    async fn points(&self, _: &Series, _: TimeRange, _: usize) -> Result<Vec<Point>> {
+        unreachable!("not part of these tests")
+    }
+
+    async fn point_before(&self, _: &Series, _: Timestamp) -> Result<Option<Point>> {
+        unreachable!("not part of these tests")
+    }
+
+    async fn series(&self, _: &Selection, _: Option<&Series>, _: usize) -> Result<Vec<Series>> {
+        unreachable!("not part of these tests")
+    }
+
+    async fn scan(&self, _: Scan<'_>) -> Result<Vec<(usize, Reading)>> {
         unreachable!("not part of these tests")
     }
 

@@ -24,8 +24,9 @@ use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 use service_kit::lifecycle::Lifecycle;
 use telemetry_model::{
-    Account, Bucket, Device, DeviceId, Event, Invalid, MetricName, Partition, Positions, Reading,
-    ReadingQuery, Sender, Submission, SummaryQuery, Tally, Timestamp,
+    Account, Device, DeviceId, Event, Grid, Invalid, MetricName, Partition, Point, Positions,
+    Reading, ReadingQuery, Selection, Sender, Series, Submission, Summary, Tally, TimeRange,
+    Timestamp,
 };
 use tokio::sync::broadcast;
 
@@ -37,7 +38,7 @@ pub use self::{
     log::{LogPage, LogQuery, LogRange},
     quarantine::{QuarantineQuery, Quarantined, refuse},
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Which database a URL names.
 enum Backend<'a> {
@@ -176,8 +177,27 @@ pub trait Storage: Debug + Send + Sync {
     /// Readings of a device in the order of the query.
     async fn readings(&self, query: &ReadingQuery) -> Result<Vec<Reading>>;
 
-    /// The numeric readings of a device in buckets, oldest first, empty ones left out.
-    async fn summarize(&self, query: &SummaryQuery) -> Result<Vec<Bucket>>;
+    /// The numeric readings of a series in buckets, oldest first, empty ones left out.
+    async fn summarize(&self, series: &Series, grid: &Grid) -> Result<Vec<Summary>>;
+
+    /// The numeric readings of a series, oldest first, at most `limit`.
+    async fn points(&self, series: &Series, range: TimeRange, limit: usize) -> Result<Vec<Point>>;
+
+    /// The newest numeric reading of a series before a time.
+    async fn point_before(&self, series: &Series, time: Timestamp) -> Result<Option<Point>>;
+
+    /// The series of a selection that have readings, or had, ordered by device and metric, after the
+    /// given one, at most `limit`. A selection without devices means all.
+    async fn series(
+        &self,
+        selection: &Selection,
+        after: Option<&Series>,
+        limit: usize,
+    ) -> Result<Vec<Series>>;
+
+    /// The readings of series, one series after the other, those of each oldest first, each with the
+    /// place of its series.
+    async fn scan(&self, scan: Scan<'_>) -> Result<Vec<(usize, Reading)>>;
 
     /// Deletes what is older than the policy has it, and does nothing if another replica is at it.
     async fn prune(&self, now: Timestamp) -> Result<()>;
@@ -191,6 +211,28 @@ pub trait Storage: Debug + Send + Sync {
     /// Closes every connection, after the work under way.
     async fn close(&self);
 }
+
+/// Which readings to read one after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Scan<'a> {
+    /// Of which series, in this order.
+    pub series: &'a [Series],
+    /// From when on those of the first one.
+    pub from: Timestamp,
+    /// From when on those of the others.
+    pub start: Timestamp,
+    /// Before when.
+    pub end: Timestamp,
+    /// How many at most.
+    pub limit: usize,
+}
+
+/// What to say when a question takes too long.
+pub(crate) const TOO_LONG: Error = Error::TooCostly(
+    "it takes longer than 30 s: ask for a shorter range, fewer series or other aggregates",
+);
+/// How long a question about the history may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The events in a batch.
 fn events(batch: &[Submission]) -> Vec<&Event> {

@@ -1,7 +1,8 @@
 //! Between database columns and model types, as both schemas have them.
 
 use telemetry_model::{
-    Cursor, DeviceId, MetricName, ProcessId, Reading, StoredEvent, TimeSource, Timestamp, Value,
+    Cursor, DeviceId, MetricName, ProcessId, Reading, Series, StoredEvent, TimeSource, Timestamp,
+    Value,
 };
 use telemetry_proto::decode_log_record;
 
@@ -34,8 +35,17 @@ pub(super) fn reading(
     time_source: i16,
     value: ValueColumns,
 ) -> Result<Reading> {
+    reading_of(metric_name(metric)?, time, time_source, value)
+}
+
+pub(super) fn reading_of(
+    metric: MetricName,
+    time: i64,
+    time_source: i16,
+    value: ValueColumns,
+) -> Result<Reading> {
     Ok(Reading {
-        metric: metric_name(metric)?,
+        metric,
         value: value.value()?,
         time: timestamp(time)?,
         time_source: match time_source {
@@ -88,6 +98,10 @@ pub(super) fn device_id(text: &str) -> Result<DeviceId> {
 
 pub(super) fn metric_name(text: &str) -> Result<MetricName> {
     MetricName::parse(text).map_err(|error| corrupt(&error.to_string()))
+}
+
+pub(super) fn series(device: &str, metric: &str) -> Result<Series> {
+    Ok(Series { device: device_id(device)?, metric: metric_name(metric)? })
 }
 
 pub(super) fn stored_event(record: &[u8], cursor: Cursor) -> Result<StoredEvent> {

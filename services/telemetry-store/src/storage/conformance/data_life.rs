@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, Row};
-use telemetry_model::{Bucket, Event, MetricName, SummaryQuery, TimeRange, Timestamp, Value};
+use telemetry_model::{Event, Grid, MetricName, Series, Summary, TimeRange, Value};
 
 use super::{Fresh, KEPT, all, at, device, metric, on_each_backend, telemetry};
 use crate::storage::{
@@ -27,14 +27,11 @@ fn days() -> Vec<Event> {
     (0..5 * 144).map(|n| reading(START + n * 600, n % 7)).collect()
 }
 
-fn query() -> SummaryQuery {
-    let range = TimeRange::new(at(START), at(START + 5 * DAY)).unwrap();
-    SummaryQuery::new(device("fern-1"), metric("t"), range, HOUR).unwrap()
-}
-
 /// Buckets by hour as the readings say.
-async fn summary(fresh: &Fresh) -> Vec<Bucket> {
-    fresh.storage.summarize(&query()).await.unwrap()
+async fn summary(fresh: &Fresh) -> Vec<Summary> {
+    let range = TimeRange::new(at(START), at(START + 5 * DAY)).unwrap();
+    let series = Series { device: device("fern-1"), metric: metric("t") };
+    fresh.storage.summarize(&series, &Grid::of_width(range, HOUR).unwrap()).await.unwrap()
 }
 
 /// Ages all of it: it is rolled up, and but for the last days compressed, where that can be.
@@ -78,16 +75,16 @@ async fn duplicates_of_old_data_are_recognised(fresh: &mut Fresh) {
 }
 
 /// What the rollup by hour says, as a summary would.
-async fn rolled_up(session: &mut PgConnection, name: &MetricName) -> Vec<Bucket> {
+async fn rolled_up(session: &mut PgConnection, name: &MetricName) -> Vec<Summary> {
     let rows = sqlx::query(
-        "SELECT (extract(epoch FROM bucket) * 1000000)::bigint AS start, count, sum / count AS avg,
+        "SELECT (extract(epoch FROM bucket - min(bucket) OVER ()) / 3600)::bigint AS place, count, sum / count AS avg,
                 min, max, first, last
          FROM readings_1h WHERE metric_id = (SELECT id FROM metrics WHERE name = $1)
          ORDER BY bucket",
     );
     let rows = rows.bind(name.as_str()).fetch_all(session).await.unwrap();
-    let bucket = |row: &sqlx::postgres::PgRow| Bucket {
-        start: Timestamp::from_micros(row.get("start")).unwrap(),
+    let bucket = |row: &sqlx::postgres::PgRow| Summary {
+        bucket: usize::try_from(row.get::<i64, _>("place")).unwrap(),
         count: row.get::<i64, _>("count").unsigned_abs(),
         min: row.get("min"),
         max: row.get("max"),

@@ -3,6 +3,8 @@
 mod accounts;
 mod appends;
 mod data_life;
+mod exports;
+mod history;
 mod log;
 mod operations;
 mod partitions;

@@ -1,10 +1,6 @@
 //! What is asked of the history.
 
-use std::{collections::BTreeMap, time::Duration};
-
-use telemetry_model::{
-    Bucket, Order, ReadingPosition, ReadingQuery, SummaryQuery, TimeRange, Timestamp, Value,
-};
+use telemetry_model::{Order, ReadingPosition, ReadingQuery, TimeRange, Timestamp, Value};
 
 use super::{Fresh, at, device, metric, on_each_backend, telemetry};
 use crate::storage::testing::AppendEvents;
@@ -14,8 +10,6 @@ on_each_backend!(
     ranges_and_metrics_limit,
     latest_of_each_metric,
     devices_in_order,
-    summaries_equal_a_naive_one,
-    summaries_bear_extreme_values,
     unknown_names_find_nothing,
 );
 
@@ -96,93 +90,6 @@ async fn devices_in_order(fresh: &mut Fresh) {
     assert_eq!(seen, ["B", "a", "b", "z-10", "z-9", "ä"]);
 }
 
-/// The summary, computed the obvious way.
-fn naive(values: &[(i64, f64)], width: i64) -> Vec<Bucket> {
-    let mut buckets: BTreeMap<i64, Vec<f64>> = BTreeMap::new();
-    for (micros, value) in values {
-        buckets.entry(micros.div_euclid(width) * width).or_default().push(*value);
-    }
-    let bucket = |(start, values): (i64, Vec<f64>)| Bucket {
-        start: Timestamp::from_micros(start).unwrap(),
-        count: values.len() as u64,
-        min: values.iter().copied().fold(f64::INFINITY, f64::min),
-        max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
-        avg: values.iter().sum::<f64>() / f64::from(u32::try_from(values.len()).unwrap()),
-        first: values[0],
-        last: *values.last().unwrap(),
-    };
-    buckets.into_iter().map(bucket).collect()
-}
-
-async fn summaries_equal_a_naive_one(fresh: &mut Fresh) {
-    let mut random = fastrand::Rng::with_seed(7);
-    let mut times: Vec<_> = (0..500).map(|_| random.i64(-40_000_000..40_000_000)).collect();
-    times.sort_unstable();
-    times.dedup();
-    // Eighths are exact, so that sums do not depend on their order.
-    let values: Vec<_> =
-        times.iter().map(|s| ((s + 1_767_787_200) * 1_000_000, random.i32(-800..800))).collect();
-    let as_value = |eighths: i32| {
-        if eighths % 8 == 0 {
-            Value::Integer(eighths.into())
-        } else {
-            Value::Number(f64::from(eighths))
-        }
-    };
-    let event = |(seconds, (_, eighths)): (&i64, &(i64, i32))| {
-        let mut values = vec![("t", as_value(*eighths)), ("other", Value::Number(1e9))];
-        values.push(("t.flag", Value::Flag(true)));
-        telemetry("fern-1", *seconds, &values)
-    };
-    let events: Vec<_> = times.iter().zip(&values).map(event).collect();
-    fresh.storage.append_events(&events).await.unwrap();
-    let text = telemetry("fern-1", 50_000_000, &[("t", Value::text("not a number").unwrap())]);
-    fresh.storage.append_events(&[text]).await.unwrap();
-
-    for (start, end, width) in [
-        (-40_000_000, 40_000_000, 86_400 * 30),
-        (-1_000_000, 9_999_999, 86_400),
-        (0, 20_000_000, 12_345),
-        (49_000_000, 51_000_000, 86_400),
-    ] {
-        let range = TimeRange::new(at(start), at(end)).unwrap();
-        let width = Duration::from_secs(width);
-        let query = SummaryQuery::new(device("fern-1"), metric("t"), range, width).unwrap();
-        let within =
-            |(micros, _): &&(i64, i32)| (range.start.micros()..range.end.micros()).contains(micros);
-        let values: Vec<_> =
-            values.iter().filter(within).map(|(micros, v)| (*micros, f64::from(*v))).collect();
-        let expected = naive(&values, query.width_micros());
-        assert_eq!(fresh.storage.summarize(&query).await.unwrap(), expected);
-    }
-}
-
-/// Any finite number is a value: squares and sums of some are not.
-async fn summaries_bear_extreme_values(fresh: &mut Fresh) {
-    let cases: [(&[f64], f64); 5] = [
-        (&[-1.5e300, 1.5e300], 0.0),
-        (&[f64::MAX, f64::MAX, f64::MAX], f64::MAX),
-        (&[f64::MIN, f64::MIN], f64::MIN),
-        (&[5e-324, 5e-324], 5e-324),
-        (&[1e-290, 3e-290], 2e-290),
-    ];
-    for (n, (values, avg)) in (0..).zip(cases) {
-        let event = |(s, value): (i64, &f64)| {
-            telemetry("fern-1", n * 60 + s, &[("t", Value::Number(*value))])
-        };
-        let events: Vec<_> = (0..).zip(values).map(event).collect();
-        fresh.storage.append_events(&events).await.unwrap();
-        let range = TimeRange::new(at(n * 60), at(n * 60 + 60)).unwrap();
-        let width = Duration::from_mins(1);
-        let query = SummaryQuery::new(device("fern-1"), metric("t"), range, width).unwrap();
-        let buckets = fresh.storage.summarize(&query).await.unwrap();
-        let [bucket] = buckets[..] else { panic!("{buckets:?}") };
-        let bits = |value: f64| value.to_bits();
-        assert_eq!((bucket.first, bucket.count), (values[0], values.len() as u64));
-        assert_eq!(bits(bucket.avg), bits(avg), "{values:?} gives {}", bucket.avg);
-    }
-}
-
 async fn unknown_names_find_nothing(fresh: &mut Fresh) {
     let id = device("fern-1");
     assert!(fresh.storage.readings(&query()).await.unwrap().is_empty());
@@ -190,7 +97,4 @@ async fn unknown_names_find_nothing(fresh: &mut Fresh) {
     assert!(fresh.storage.metrics(Some(&id)).await.unwrap().is_empty());
     assert!(fresh.storage.metrics(None).await.unwrap().is_empty());
     assert!(fresh.storage.devices(None, None, 10).await.unwrap().is_empty());
-    let range = TimeRange::new(at(0), at(10)).unwrap();
-    let query = SummaryQuery::new(id, metric("t"), range, Duration::from_secs(1)).unwrap();
-    assert!(fresh.storage.summarize(&query).await.unwrap().is_empty());
 }

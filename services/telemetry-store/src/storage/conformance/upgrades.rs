@@ -10,7 +10,7 @@ use telemetry_model::{Cursor, EventKind, Reading, StoredEvent, TimeSource, Value
 use tempfile::TempDir;
 
 use super::{Fresh, TestDatabase, at, device, metric};
-use crate::storage::{QuarantineQuery, postgres, sqlite};
+use crate::storage::{QuarantineQuery, postgres, sqlite, testing::DeviceLog};
 
 /// A row for each table of each version, as that version knew it.
 const ROWS: [(i64, &str); 3] = [
@@ -126,8 +126,8 @@ async fn is_readable(version: i64, fresh: &Fresh) {
     let readings = super::all(storage, "fern-1").await;
     assert_eq!(readings, event().readings, "version {version}");
     assert_eq!(storage.latest(&id, &[]).await.unwrap(), readings);
-    let oldest = storage.log_range(&id).await.unwrap().oldest;
-    assert_eq!(storage.tail(&id, oldest, 10).await.unwrap().events, [event()]);
+    let oldest = storage.range_of(&id).await.unwrap().oldest;
+    assert_eq!(storage.tail_of(&id, oldest, 10).await.unwrap().events, [event()]);
     let known = storage.device(&id).await.unwrap().unwrap();
     assert_eq!((known.first_seen, known.last_heartbeat), (at(0), Some(at(0))));
     assert_eq!(storage.metrics(Some(&id)).await.unwrap(), [metric("t")]);

@@ -11,7 +11,10 @@ use telemetry_model::Invalid;
 use tokio::time::timeout;
 
 use super::community;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    storage::PATIENCE,
+};
 
 pub(in crate::storage) static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/postgres");
 
@@ -33,10 +36,33 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connections to a database as the store wants them.
 pub(in crate::storage) async fn pool(url: &str, connections: u32) -> Result<PgPool> {
+    let pool = pool_options(connections).connect_with(session(url)?).await?;
+    Ok(pool)
+}
+
+/// Connections for questions about the history, which are opened when they are needed.
+pub(super) fn queries(url: &str, connections: u32) -> Result<PgPool> {
+    let patience = format!("{}s", PATIENCE.as_secs());
+    let session = session(url)?.options([
+        ("statement_timeout", patience.as_str()),
+        // A page of readings ends early only if the index is followed in its order. The planner, which
+        // does not know how many readings a series has, would rather read and sort them all: measured,
+        // 4,096 of 29,000 readings took 550 ms that way, and 18 ms this.
+        ("enable_bitmapscan", "off"),
+        // Compiling takes longer than what is to be done for each chunk.
+        ("jit", "off"),
+    ]);
+    Ok(pool_options(connections).connect_lazy_with(session))
+}
+
+fn session(url: &str) -> Result<PgConnectOptions> {
     let invalid = |error: sqlx::Error| Invalid::new("DATABASE_URL", error.to_string());
     let options = PgConnectOptions::from_str(url).map_err(invalid)?;
-    let options = options.application_name("telemetry-store").options(SESSION);
-    let pool = PgPoolOptions::new()
+    Ok(options.application_name("telemetry-store").options(SESSION))
+}
+
+fn pool_options(connections: u32) -> PgPoolOptions {
+    PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(5))
         // Or one whose other end is gone without a word would take a place for ever.
@@ -46,9 +72,6 @@ pub(in crate::storage) async fn pool(url: &str, connections: u32) -> Result<PgPo
                 answers.map_err(|_| sqlx::Error::PoolTimedOut)?.map(|()| true)
             })
         })
-        .connect_with(options)
-        .await?;
-    Ok(pool)
 }
 
 /// Refuses a database that is older or newer than this program.

@@ -9,6 +9,7 @@ mod columns;
 mod community;
 pub(super) mod connect;
 mod feed;
+mod history;
 mod housekeeping;
 mod lease;
 mod ledger;
@@ -26,14 +27,14 @@ use async_trait::async_trait;
 use service_kit::lifecycle::Lifecycle;
 use sqlx::{Executor, PgPool};
 use telemetry_model::{
-    Account, Bucket, Device, DeviceId, MetricName, Partition, Positions, Reading, ReadingQuery,
-    Sender, Submission, SummaryQuery, Tally, Timestamp,
+    Account, Device, DeviceId, Grid, MetricName, Partition, Point, Positions, Reading,
+    ReadingQuery, Selection, Sender, Series, Submission, Summary, Tally, TimeRange, Timestamp,
 };
 use tokio::{sync::broadcast, time::timeout};
 
 use self::{micros::Micros, tx::PgTx};
 use super::{
-    Commit, LogPage, LogQuery, LogRange, Policy, QuarantineQuery, Quarantined, Storage,
+    Commit, LogPage, LogQuery, LogRange, Policy, QuarantineQuery, Quarantined, Scan, Storage,
     append::{self, Shared},
     events,
     names::Unknown,
@@ -42,6 +43,8 @@ use crate::error::{Error, Result};
 
 /// Beside the one that listens.
 const CONNECTIONS: u32 = 8;
+/// What is asked of the history has its own: it must not keep anybody else waiting.
+const QUERIES: u32 = 4;
 /// Commits a receiver may lag behind before it must look at the log by itself.
 const COMMITS: usize = 1024;
 
@@ -53,6 +56,8 @@ const PATIENCE: Duration = Duration::from_secs(25);
 #[derive(Debug)]
 pub(super) struct Postgres {
     pool: PgPool,
+    /// For questions about the history, which may take long, but not for ever.
+    queries: PgPool,
     shared: Shared,
     policy: Policy,
     commits: broadcast::Sender<Commit>,
@@ -64,6 +69,7 @@ impl Postgres {
     /// Opens a database whose schema must be up to date.
     pub(super) async fn open(url: &str, policy: Policy, background: &Lifecycle) -> Result<Self> {
         let pool = connect::pool(url, CONNECTIONS).await?;
+        let queries = connect::queries(url, QUERIES)?;
         connect::check_version(&pool).await?;
         community::tell(community::edition(&pool).await?, policy.compress_after);
         let commits = broadcast::Sender::new(COMMITS);
@@ -71,7 +77,7 @@ impl Postgres {
             sqlx::query_scalar("SELECT gen_random_uuid()::text").fetch_one(&pool).await?;
         let feed = feed::run(pool.clone(), instance.clone(), commits.clone(), background.token());
         background.spawn("commit feed", feed);
-        Ok(Self { pool, shared: Shared::new(policy), policy, commits, instance })
+        Ok(Self { pool, queries, shared: Shared::new(policy), policy, commits, instance })
     }
 
     /// Brings a database's schema up to date.
@@ -220,8 +226,29 @@ impl Storage for Postgres {
         reads::readings(&self.pool, query).await
     }
 
-    async fn summarize(&self, query: &SummaryQuery) -> Result<Vec<Bucket>> {
-        reads::summarize(&self.pool, query).await
+    async fn summarize(&self, series: &Series, grid: &Grid) -> Result<Vec<Summary>> {
+        history::summarize(&self.queries, series, grid).await
+    }
+
+    async fn points(&self, series: &Series, range: TimeRange, limit: usize) -> Result<Vec<Point>> {
+        history::points(&self.queries, series, range, limit).await
+    }
+
+    async fn point_before(&self, series: &Series, time: Timestamp) -> Result<Option<Point>> {
+        history::point_before(&self.queries, series, time).await
+    }
+
+    async fn series(
+        &self,
+        selection: &Selection,
+        after: Option<&Series>,
+        limit: usize,
+    ) -> Result<Vec<Series>> {
+        history::series(&self.queries, selection, after, limit).await
+    }
+
+    async fn scan(&self, scan: Scan<'_>) -> Result<Vec<(usize, Reading)>> {
+        history::scan(&self.queries, scan).await
     }
 
     async fn prune(&self, now: Timestamp) -> Result<()> {
@@ -254,6 +281,7 @@ impl Storage for Postgres {
     }
 
     async fn close(&self) {
+        self.queries.close().await;
         self.pool.close().await;
     }
 }

@@ -1,9 +1,7 @@
 //! Queries on PostgreSQL.
 
 use sqlx::{FromRow, PgPool};
-use telemetry_model::{
-    Bucket, Device, DeviceId, MetricName, Order, Reading, ReadingQuery, SummaryQuery,
-};
+use telemetry_model::{Device, DeviceId, MetricName, Order, Reading, ReadingQuery};
 
 use super::micros::Micros;
 use crate::{
@@ -169,50 +167,4 @@ pub(super) async fn readings(pool: &PgPool, query: &ReadingQuery) -> Result<Vec<
 
 fn names(metrics: &[MetricName]) -> Vec<String> {
     metrics.iter().map(|metric| metric.as_str().to_owned()).collect()
-}
-
-#[derive(FromRow)]
-struct BucketRow {
-    start: Micros,
-    count: i64,
-    min: f64,
-    max: f64,
-    scaled_sum: f64,
-    first: f64,
-    last: f64,
-}
-
-/// Not by `avg`, which fails on values whose squares overflow, as `sum` does when the sum does; nor
-/// can numbers be divided that the result would be too small for.
-const SUMMARIZE: &str = "
-    SELECT time_bucket($5::bigint * INTERVAL '1 microsecond', r.time,
-                       TIMESTAMPTZ '1970-01-01 00:00:00Z') AS start,
-           count(*) AS count, min(r.value) AS min, max(r.value) AS max,
-           sum(CASE WHEN abs(r.value) < 1e-295 THEN 0 ELSE r.value / 1099511627776 END)
-               AS scaled_sum,
-           first(r.value, r.time) AS first, last(r.value, r.time) AS last
-    FROM (SELECT time, coalesce(number, integer::double precision) AS value
-          FROM readings
-          WHERE device_id = (SELECT id FROM devices WHERE device_id = $1)
-            AND metric_id = (SELECT id FROM metrics WHERE name = $2)
-            AND time >= $3 AND time < $4) AS r
-    WHERE r.value IS NOT NULL
-    GROUP BY 1 ORDER BY 1";
-
-pub(super) async fn summarize(pool: &PgPool, query: &SummaryQuery) -> Result<Vec<Bucket>> {
-    let rows: Vec<BucketRow> = sqlx::query_as(SUMMARIZE)
-        .bind(query.device.as_str())
-        .bind(query.metric.as_str())
-        .bind(Micros(query.range.start.micros()))
-        .bind(Micros(query.range.end.micros()))
-        .bind(query.width_micros())
-        .fetch_all(pool)
-        .await?;
-    let bucket = |row: BucketRow| {
-        let BucketRow { start, count, min, max, scaled_sum, first, last } = row;
-        let (start, count) = (rows::timestamp(start.0)?, count.unsigned_abs());
-        let avg = rows::mean(scaled_sum, count, min, max);
-        Ok(Bucket { start, count, min, max, avg, first, last })
-    };
-    rows.into_iter().map(bucket).collect()
 }

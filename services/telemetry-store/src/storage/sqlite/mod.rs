@@ -1,5 +1,6 @@
 //! SQLite: the embedded database of one process. One connection writes, several read.
 
+mod history;
 mod ledger;
 mod log;
 mod prune;
@@ -16,14 +17,14 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use telemetry_model::{
-    Account, Bucket, Device, DeviceId, Invalid, MetricName, Partition, Positions, Reading,
-    ReadingQuery, Sender, Submission, SummaryQuery, Tally, Timestamp,
+    Account, Device, DeviceId, Grid, Invalid, MetricName, Partition, Point, Positions, Reading,
+    ReadingQuery, Selection, Sender, Series, Submission, Summary, Tally, TimeRange, Timestamp,
 };
 use tokio::sync::broadcast;
 
 use self::tx::SqliteTx;
 use super::{
-    Commit, LogPage, LogQuery, LogRange, Policy, QuarantineQuery, Quarantined, Storage,
+    Commit, LogPage, LogQuery, LogRange, Policy, QuarantineQuery, Quarantined, Scan, Storage,
     append::{self, Shared},
     events,
     names::Unknown,
@@ -52,6 +53,8 @@ fn options(url: &str) -> Result<SqliteConnectOptions> {
 pub(super) struct Sqlite {
     writer: SqlitePool,
     readers: SqlitePool,
+    /// For questions about the history, which may take long, but not for ever.
+    queries: SqlitePool,
     shared: Shared,
     policy: Policy,
     commits: broadcast::Sender<Commit>,
@@ -64,10 +67,12 @@ impl Sqlite {
         let pool = |connections| SqlitePoolOptions::new().max_connections(connections);
         let writer = pool(1).connect_with(options.clone()).await?;
         MIGRATOR.run(&writer).await?;
-        let readers = pool(4).connect_with(options.read_only(true)).await?;
+        let options = options.read_only(true);
+        let readers = pool(4).connect_with(options.clone()).await?;
+        let queries = pool(2).connect_with(options).await?;
         tracing::info!("sqlite: no compression or rollups, COMPRESS_AFTER is unused");
         let commits = broadcast::Sender::new(COMMITS);
-        Ok(Self { writer, readers, shared: Shared::new(policy), policy, commits })
+        Ok(Self { writer, readers, queries, shared: Shared::new(policy), policy, commits })
     }
 
     /// Brings a database's schema up to date.
@@ -190,8 +195,29 @@ impl Storage for Sqlite {
         reads::readings(&self.readers, query).await
     }
 
-    async fn summarize(&self, query: &SummaryQuery) -> Result<Vec<Bucket>> {
-        reads::summarize(&self.readers, query).await
+    async fn summarize(&self, series: &Series, grid: &Grid) -> Result<Vec<Summary>> {
+        history::summarize(&self.queries, series, grid).await
+    }
+
+    async fn points(&self, series: &Series, range: TimeRange, limit: usize) -> Result<Vec<Point>> {
+        history::points(&self.queries, series, range, limit).await
+    }
+
+    async fn point_before(&self, series: &Series, time: Timestamp) -> Result<Option<Point>> {
+        history::point_before(&self.queries, series, time).await
+    }
+
+    async fn series(
+        &self,
+        selection: &Selection,
+        after: Option<&Series>,
+        limit: usize,
+    ) -> Result<Vec<Series>> {
+        history::series(&self.queries, selection, after, limit).await
+    }
+
+    async fn scan(&self, scan: Scan<'_>) -> Result<Vec<(usize, Reading)>> {
+        history::scan(&self.queries, scan).await
     }
 
     async fn prune(&self, now: Timestamp) -> Result<()> {
@@ -230,6 +256,7 @@ impl Storage for Sqlite {
     }
 
     async fn close(&self) {
+        self.queries.close().await;
         self.readers.close().await;
         self.writer.close().await;
     }

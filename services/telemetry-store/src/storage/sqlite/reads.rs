@@ -1,9 +1,7 @@
 //! Queries on SQLite: the same answers as PostgreSQL's.
 
 use sqlx::{FromRow, QueryBuilder, Sqlite as Db, SqlitePool};
-use telemetry_model::{
-    Bucket, Device, DeviceId, MetricName, Order, Reading, ReadingQuery, SummaryQuery,
-};
+use telemetry_model::{Device, DeviceId, MetricName, Order, Reading, ReadingQuery};
 
 use crate::{
     error::{Error, Result},
@@ -168,53 +166,4 @@ fn push_metrics(select: &mut QueryBuilder<Db>, metrics: &[MetricName]) {
         list.push_bind(metric.as_str().to_owned());
     }
     select.push(")");
-}
-
-#[derive(FromRow)]
-struct BucketRow {
-    start: i64,
-    count: i64,
-    min: f64,
-    max: f64,
-    scaled_sum: f64,
-    first: f64,
-    last: f64,
-}
-
-/// Division rounds towards zero, so what is before 1970 is moved down a bucket. The sum is scaled
-/// as on PostgreSQL.
-const SUMMARIZE: &str = "
-    SELECT (time - ((time % ?5) + ?5) % ?5) AS start,
-           count(*) AS count, min(value) AS min, max(value) AS max,
-           sum(CASE WHEN abs(value) < 1e-295 THEN 0.0 ELSE value / 1099511627776.0 END)
-               AS scaled_sum,
-           first, last
-    FROM (SELECT time, value,
-                 first_value(value) OVER bucket AS first, last_value(value) OVER bucket AS last
-          FROM (SELECT time, coalesce(number, CAST(integer AS REAL)) AS value
-                FROM readings
-                WHERE device_id = (SELECT id FROM devices WHERE device_id = ?1)
-                  AND metric_id = (SELECT id FROM metrics WHERE name = ?2)
-                  AND time >= ?3 AND time < ?4)
-          WHERE value IS NOT NULL
-          WINDOW bucket AS (PARTITION BY time - ((time % ?5) + ?5) % ?5 ORDER BY time
-                            ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING))
-    GROUP BY 1 ORDER BY 1";
-
-pub(super) async fn summarize(pool: &SqlitePool, query: &SummaryQuery) -> Result<Vec<Bucket>> {
-    let rows: Vec<BucketRow> = sqlx::query_as(SUMMARIZE)
-        .bind(query.device.as_str())
-        .bind(query.metric.as_str())
-        .bind(query.range.start.micros())
-        .bind(query.range.end.micros())
-        .bind(query.width_micros())
-        .fetch_all(pool)
-        .await?;
-    let bucket = |row: BucketRow| {
-        let BucketRow { start, count, min, max, scaled_sum, first, last } = row;
-        let (start, count) = (rows::timestamp(start)?, count.unsigned_abs());
-        let avg = rows::mean(scaled_sum, count, min, max);
-        Ok(Bucket { start, count, min, max, avg, first, last })
-    };
-    rows.into_iter().map(bucket).collect()
 }
