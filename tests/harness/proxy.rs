@@ -119,7 +119,7 @@ impl Proxy {
     pub fn waits_after(&self, attempts: usize) -> Vec<Duration> {
         let accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
         let after = accepted.get(attempts..).unwrap_or_default();
-        after.windows(2).map(|pair| pair[1] - pair[0]).collect()
+        after.iter().zip(after.iter().skip(1)).map(|(one, next)| *next - *one).collect()
     }
 
     /// How many bytes it has lost so far.
