@@ -70,13 +70,16 @@ async fn a_wrong_password_is_named_and_not_hammered() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_refused_subscription_is_named() -> anyhow::Result<()> {
-    let mut system = System::start_store(Database::Sqlite).await?;
-    system.set_broker(RefusingBroker::start(Manners::Refuse)?.port());
-    system.start_bridge()?;
-    let bridge = system.bridge()?;
-    bridge.logged("connected to MQTT broker", 1).await?;
-    bridge.logged("MQTT broker refused the subscription", 1).await?;
-    ensure!(!is_serving(&system.bridge_address()).await?);
+    for (code, reason) in [(0x80, "Unspecified"), (0x87, "NotAuthorized")] {
+        let mut system = System::start_store(Database::Sqlite).await?;
+        system.set_broker(RefusingBroker::start(Manners::Refuse(code))?.port());
+        system.start_bridge()?;
+        let bridge = system.bridge()?;
+        bridge.logged("connected to MQTT broker", 1).await?;
+        bridge.logged("MQTT broker refused the subscription", 2).await?;
+        bridge.logged(&format!("reason=\"{reason}\""), 2).await?;
+        ensure!(!is_serving(&system.bridge_address()).await?);
+    }
     Ok(())
 }
 

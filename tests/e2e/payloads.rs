@@ -150,3 +150,19 @@ async fn poison_blocks_nobody(database: Database) -> anyhow::Result<()> {
     bridge.logged("message partly rejected", 1).await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_clock_far_ahead_is_warned_of_once() -> anyhow::Result<()> {
+    let system = System::start(e2e::Database::Sqlite).await?;
+    for n in 0..3 {
+        let payload = format!(r#"{{"ts":"2200-01-01T00:00:0{n}Z","t":{n}}}"#);
+        system.device().publish("devices/fern-1/telemetry", 1, payload.as_bytes())?;
+    }
+    system.client().await?.readings_come("fern-1", 3).await?;
+    let store = system.store.as_ref().context("no store")?;
+    store.logged("device clock is too far ahead to be believed", 1).await?;
+    let log = store.log();
+    let warnings = log.iter().filter(|line| line.contains("too far ahead"));
+    ensure!(warnings.count() == 1, "{log:#?}");
+    Ok(())
+}

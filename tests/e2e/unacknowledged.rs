@@ -1,9 +1,12 @@
 //! Messages that the broker sends only once (`QoS` 0), or again and again (retained).
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{cell::Cell, collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, ensure};
-use e2e::{Client, Database, Mosquitto, System, eventually, health_becomes};
+use e2e::{
+    Client, Database, Manners, Mosquitto, RefusingBroker, System, eventually, health_becomes,
+    scrape,
+};
 use telemetry_proto::v1::{ListDevicesRequest, ListReadingsRequest, reading};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -150,36 +153,49 @@ async fn the_same_with_tls() -> anyhow::Result<()> {
     leaves_and_returns(system, 30).await
 }
 
-/// The broker hands over all that it had kept at once, more than the window holds.
+/// The store is there and stores nothing, so the bridge does not leave; the broker has more than the
+/// window holds.
 #[tokio::test(flavor = "multi_thread")]
 async fn qos_0_that_comes_faster_than_it_is_stored_is_held_back() -> anyhow::Result<()> {
-    let mut system = System::start(Database::Sqlite).await?;
-    drop(system.bridge.take());
-    let mut device = connect(&system.broker).await?;
-    for n in 0..10_000 {
-        device.write_all(&publish(n, 4000)).await?;
-    }
+    const COUNT: i64 = 10_000;
+    let mut system = System::start_store(Database::Sqlite).await?;
     system.set_bridge("MQTT_WINDOW_BYTES", &(8 << 20).to_string());
     system.start_bridge()?;
-    all_come(&system.client().await?, 10_000).await?;
+    health_becomes(&system.bridge_address(), true).await?;
+    let store = system.store.as_ref().context("no store")?;
+    store.signal("STOP")?;
+    let mut device = connect(&system.broker).await?;
+    for n in 0..COUNT {
+        device.write_all(&publish(n, 4000)).await?;
+    }
+    let before = Cell::new(0);
+    eventually("the bridge takes no more", async || {
+        let page = scrape(&system.bridge_metrics()).await?;
+        let received = page["telemetry_bridge_messages_received_total"];
+        let was = before.replace(received);
+        ensure!(received > 0 && received == was, "{received} after {was}");
+        Ok(())
+    })
+    .await?;
+    ensure!(before.get() < COUNT.unsigned_abs() / 2, "it has taken {}", before.get());
+    store.signal("CONT")?;
+    all_come(&system.client().await?, COUNT).await?;
     ensure!(!system.bridge()?.log().join("\n").contains("window_full"));
     Ok(())
 }
 
+/// What the broker sends after we have closed our direction, and before it hangs up.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bridge_that_is_restarted_loses_no_qos_0() -> anyhow::Result<()> {
-    let mut system = System::start(Database::Sqlite).await?;
-    let stream = Stream::start(&system.broker, 10, 5).await?;
-    for round in 1..4 {
-        system.client().await?.readings_come("fern-1", 500 * round).await?;
-        let mut bridge = system.bridge.take().context("no bridge")?;
-        bridge.terminate()?;
-        ensure!(bridge.ended().await?.code() == Some(0), "{:?}", bridge.log());
-        system.start_bridge()?;
-        health_becomes(&system.bridge_address(), true).await?;
-    }
-    let published = stream.stop().await?;
-    all_come(&system.client().await?, published).await
+async fn a_bridge_that_stops_hears_the_broker_out() -> anyhow::Result<()> {
+    const COUNT: u8 = 200;
+    let mut system = System::start_store(Database::Sqlite).await?;
+    system.set_broker(RefusingBroker::start(Manners::LastWords(COUNT))?.port());
+    system.start_bridge()?;
+    health_becomes(&system.bridge_address(), true).await?;
+    let mut bridge = system.bridge.take().context("no bridge")?;
+    bridge.terminate()?;
+    ensure!(bridge.ended().await?.code() == Some(0), "{:?}", bridge.log());
+    all_come(&system.client().await?, COUNT.into()).await
 }
 
 #[tokio::test]

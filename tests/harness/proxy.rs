@@ -4,9 +4,10 @@ use std::{
     io,
     net::Ipv4Addr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
@@ -17,6 +18,7 @@ use tokio::{
     },
     sync::watch,
     task::JoinSet,
+    time::Instant,
 };
 
 /// What a link does with what it carries.
@@ -42,7 +44,7 @@ pub enum Mode {
 pub struct Proxy {
     port: u16,
     state: watch::Sender<State>,
-    accepted: Arc<AtomicUsize>,
+    accepted: Arc<Mutex<Vec<Instant>>>,
     swallowed: Arc<AtomicUsize>,
     _accepting: JoinSet<()>,
 }
@@ -70,7 +72,7 @@ impl Proxy {
             ended_before: 0,
             ended_by: Mode::Cut,
         });
-        let (accepted, swallowed) = (Arc::default(), Arc::default());
+        let (accepted, swallowed) = (Arc::<Mutex<Vec<_>>>::default(), Arc::default());
         let link = Link { number: 0, state: state.subscribe(), swallowed: Arc::clone(&swallowed) };
         let mut accepting = JoinSet::new();
         accepting.spawn(accept(listener, link, Arc::clone(&accepted)));
@@ -110,7 +112,14 @@ impl Proxy {
 
     /// How many connections were tried so far.
     pub fn accepted(&self) -> usize {
-        self.accepted.load(Ordering::SeqCst)
+        self.accepted.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// How long each attempt came after the one before it, of those after the first so many.
+    pub fn waits_after(&self, attempts: usize) -> Vec<Duration> {
+        let accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+        let after = accepted.get(attempts..).unwrap_or_default();
+        after.iter().zip(after.iter().skip(1)).map(|(one, next)| *next - *one).collect()
     }
 
     /// How many bytes it has lost so far.
@@ -145,10 +154,14 @@ impl Link {
     }
 }
 
-async fn accept(listener: TcpListener, mut link: Link, accepted: Arc<AtomicUsize>) {
+async fn accept(listener: TcpListener, mut link: Link, accepted: Arc<Mutex<Vec<Instant>>>) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
-        link.number = accepted.fetch_add(1, Ordering::SeqCst);
+        {
+            let mut accepted = accepted.lock().unwrap_or_else(PoisonError::into_inner);
+            link.number = accepted.len();
+            accepted.push(Instant::now());
+        }
         connections.spawn(connection(client, link.clone()));
         while connections.try_join_next().is_some() {}
     }

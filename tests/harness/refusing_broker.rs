@@ -13,12 +13,15 @@ use std::{
 /// What it does to those who connect, all of whom it accepts at first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manners {
-    /// It refuses every subscription.
-    Refuse,
+    /// It refuses every subscription, with this code.
+    Refuse(u8),
     /// It hangs up at once.
     Kick,
     /// It sends a message that is larger than its client takes.
     Oversize,
+    /// It sends so many messages at `QoS` 0 when its client has closed its direction, and only then
+    /// hangs up. They are numbered, and of the device `fern-1`.
+    LastWords(u8),
 }
 
 /// It speaks just enough MQTT 5 for that.
@@ -59,28 +62,45 @@ impl RefusingBroker {
 fn serve(mut stream: TcpStream, manners: Manners) -> std::io::Result<()> {
     const CONNECT: u8 = 1;
     const SUBSCRIBE: u8 = 8;
-    const NOT_AUTHORIZED: u8 = 0x87;
+    const PING: u8 = 12;
     loop {
         let mut header = [0; 2];
-        stream.read_exact(&mut header)?;
+        if let Err(ended) = stream.read_exact(&mut header) {
+            if let Manners::LastWords(count) = manners {
+                let packets: Vec<u8> = (0..count).flat_map(last_word).collect();
+                stream.write_all(&packets)?;
+            }
+            return Err(ended);
+        }
         // All packets of this conversation are shorter than 128 bytes, or one that matters less.
         let mut body = vec![0; usize::from(header[1] & 0x7f)];
         stream.read_exact(&mut body)?;
-        match (header[0] >> 4, body.as_slice()) {
-            (CONNECT, _) => {
+        match (header[0] >> 4, body.as_slice(), manners) {
+            (CONNECT, _, manners) => {
                 stream.write_all(&[0x20, 3, 0, 0, 0])?;
                 if manners == Manners::Kick {
                     return Ok(());
                 }
             }
+            (PING, ..) => stream.write_all(&[0xd0, 0])?,
             // The length is that of a PUBLISH of 256 MiB.
-            (SUBSCRIBE, _) if manners == Manners::Oversize => {
+            (SUBSCRIBE, _, Manners::Oversize) => {
                 stream.write_all(&[0x30, 0xff, 0xff, 0xff, 0x7f])?;
             }
-            (SUBSCRIBE, [high, low, ..]) => {
-                stream.write_all(&[0x90, 5, *high, *low, 0, NOT_AUTHORIZED, NOT_AUTHORIZED])?;
+            (SUBSCRIBE, [high, low, ..], manners) => {
+                let code = if let Manners::Refuse(code) = manners { code } else { 1 };
+                stream.write_all(&[0x90, 5, *high, *low, 0, code, code])?;
             }
             _ => {}
         }
     }
+}
+
+/// A PUBLISH of MQTT 5 without properties.
+fn last_word(n: u8) -> Vec<u8> {
+    const TOPIC: &[u8] = b"devices/fern-1/telemetry";
+    let text = format!("{{\"n\":{n}}}");
+    let length = |bytes: usize| u8::try_from(bytes).unwrap_or_default();
+    let header = [0x30, length(TOPIC.len() + text.len() + 3), 0, length(TOPIC.len())];
+    [&header, TOPIC, &[0], text.as_bytes()].concat()
 }

@@ -5,47 +5,76 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use e2e::{
-    Bed, Manners, Mode, RefusingBroker, Setup, eventually_within, free_port, health_becomes,
-    is_serving, lasts,
+    Bed, Manners, Mode, Process, RefusingBroker, Setup, eventually_within, free_port,
+    health_becomes, is_serving, lasts,
 };
 
-/// Attempts in 15 s: after 1, 2, 4 and 8 s, and what the cuts of the test itself cause.
-const ATTEMPTS: usize = 8;
-/// The same in a minute.
-const LONG_ATTEMPTS: usize = 12;
+/// How soon the bridge must say that something is wrong.
+const SOON: Duration = Duration::from_secs(5);
 
-fn attempts() -> usize {
-    if e2e::is_long() { LONG_ATTEMPTS } else { ATTEMPTS }
+/// Waits until the bridge says that it is unwell, and why: in so many lines with all of this.
+async fn says(bed: &Bed, times: usize, what: &[&str]) -> anyhow::Result<()> {
+    let health = bed.system.bridge_address();
+    eventually_within(SOON, "the bridge says what is wrong", async || {
+        ensure!(!is_serving(&health).await?, "it is well");
+        let log = bed.system.bridge.as_ref().map(Process::log).unwrap_or_default();
+        let lines = log.iter().filter(|line| what.iter().all(|part| line.contains(part)));
+        ensure!(lines.count() >= times, "not {times} times {what:?} in {log:#?}");
+        Ok(())
+    })
+    .await
 }
 
-/// Puts another broker in the place of the good one for a while.
-async fn meets(broker: &RefusingBroker, reason: &str) -> anyhow::Result<()> {
+/// Fails if there was an attempt sooner than these waits after the one before, the last of which
+/// goes for all that follow. What delays the first of two makes the wait seem shorter.
+fn waited(bed: &Bed, before: usize, waits_s: &[u64]) -> anyhow::Result<()> {
+    let waits = bed.broker_link.waits_after(before);
+    let last = waits_s.last().into_iter().cycle();
+    for (wait, at_least_s) in waits.iter().zip(waits_s.iter().chain(last)) {
+        let at_least = Duration::from_secs(*at_least_s).mul_f64(0.9);
+        ensure!(*wait >= at_least, "waited {waits:?}, not {waits_s:?} s: {bed:#?}");
+    }
+    Ok(())
+}
+
+/// Puts another broker in the place of the good one for a while. Each attempt comes after a wait,
+/// the first when the good one is lost.
+async fn meets(
+    broker: &RefusingBroker,
+    (times, reason): (usize, &[&str]),
+    waits_s: &[u64],
+) -> anyhow::Result<()> {
     let mut bed = Bed::start().await?;
     let before = bed.broker_link.accepted();
     bed.broker_link.lead_to(broker.port());
-    let health = bed.system.bridge_address();
-    eventually_within(Duration::from_secs(5), "the bridge is not well", async || {
-        ensure!(!is_serving(&health).await?, "it is");
-        Ok(())
-    })
-    .await?;
-    bed.system.bridge()?.logged(reason, 1).await?;
+    says(&bed, times, reason).await?;
     lasts(15, 60).await;
-    ensure!(!is_serving(&health).await?, "it is well with a broker that refuses it");
-    let tried = bed.broker_link.accepted() - before;
-    ensure!(tried <= attempts(), "{tried} attempts: {:#?}", bed.system.bridge()?.log());
+    ensure!(!is_serving(&bed.system.bridge_address()).await?, "it is well");
+    ensure!(broker.connections() > 0, "it was not tried");
+    waited(&bed, before, waits_s)?;
     bed.broker_link.lead_to(bed.system.broker.port());
     bed.audit().await
 }
 
+const REFUSED: &str = "MQTT broker refused the subscription";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn it_refuses_the_subscription() -> anyhow::Result<()> {
-    meets(&RefusingBroker::start(Manners::Refuse)?, "MQTT broker refused the subscription").await
+    let broker = RefusingBroker::start(Manners::Refuse(0x87))?;
+    meets(&broker, (2, &[REFUSED, "NotAuthorized"]), &[60]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn it_refuses_the_subscription_and_does_not_say_why() -> anyhow::Result<()> {
+    let broker = RefusingBroker::start(Manners::Refuse(0x80))?;
+    meets(&broker, (2, &[REFUSED, "Unspecified"]), &[60]).await
+}
+
+/// The first time when the good broker is lost.
+#[tokio::test(flavor = "multi_thread")]
 async fn it_kicks_right_after_the_connect() -> anyhow::Result<()> {
-    meets(&RefusingBroker::start(Manners::Kick)?, "MQTT connection lost").await
+    let broker = RefusingBroker::start(Manners::Kick)?;
+    meets(&broker, (2, &["MQTT connection lost", "class=\"kicked\""]), &[2, 4, 8, 16]).await
 }
 
 /// The devices are kept away until the bridge is back: what the broker takes for nobody is lost.
@@ -58,6 +87,9 @@ async fn it_has_lost_the_session() -> anyhow::Result<()> {
     health_becomes(&bed.system.bridge_address(), false).await?;
     bed.system.broker.restart().await?;
     bed.is_well().await?;
+    let bridge = bed.system.bridge()?;
+    bridge.logged("MQTT broker has lost our session", 1).await?;
+    bridge.logged("subscribed", 4).await?;
     bed.device_link.set(Mode::Pass);
     bed.audit().await
 }
@@ -69,10 +101,11 @@ async fn two_bridges_have_one_client_id() -> anyhow::Result<()> {
     let before = bed.broker_link.accepted();
     let listen = format!("127.0.0.1:{}", free_port()?);
     let twin = bed.system.another_bridge(&[("BRIDGE_LISTEN", listen)])?;
-    bed.system.bridge()?.logged("retry_in_ms", 1).await?;
-    lasts(15, 60).await;
+    twin.logged("connected to MQTT broker", 1).await?;
+    says(&bed, 1, &["another client uses our MQTT_CLIENT_ID", "class=\"taken_over\""]).await?;
+    lasts(15, 50).await;
     let tried = bed.broker_link.accepted() - before;
-    ensure!(tried <= 2 * attempts(), "{tried} attempts: {:#?}", twin.log());
+    ensure!(tried == 1, "{tried} attempts, not only the twin's: {:#?}", twin.log());
     drop(twin);
     bed.audit().await
 }

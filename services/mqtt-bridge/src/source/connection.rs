@@ -209,9 +209,14 @@ impl<'a> Connection<'a> {
         self.ask_at = Instant::now();
         let mut delivery = self.source.link.delivery();
         (delivery.connected, delivery.session_present) = (true, session_present);
+        let had_session = !delivery.grants.is_empty();
         drop(delivery);
         if !session_present {
             self.source.link.window().session_lost();
+            if had_session {
+                let fix = "let the broker keep sessions: see persistence in our mosquitto.conf";
+                tracing::warn!(fix, "MQTT broker has lost our session, and what waited in it");
+            }
         }
     }
 

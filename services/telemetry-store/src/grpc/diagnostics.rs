@@ -110,62 +110,112 @@ impl Diagnostics {
         mut query: QuarantineQuery,
         dry_run: bool,
     ) -> Result<v1::ReplayQuarantineResponse> {
-        let mut answer = v1::ReplayQuarantineResponse::default();
-        let mut reasons = BTreeMap::new();
+        let mut replayed = Replayed::default();
+        let mut next_page_token = String::new();
         loop {
             query.limit = CHUNK;
             let chunk = self.storage.quarantine(&query).await?;
             let Some(last) = chunk.last() else { break };
-            if answer.examined >= MAX_REPLAYED {
-                answer.next_page_token = query.before.map(|id| id.to_string()).unwrap_or_default();
+            if replayed.examined >= MAX_REPLAYED {
+                next_page_token = query.before.map(|id| id.to_string()).unwrap_or_default();
                 break;
             }
             query.before = Some(last.id);
+            replayed.examined += chunk.len() as u64;
+            let mut events = Vec::with_capacity(chunk.len());
             for message in &chunk {
-                answer.examined += 1;
-                let outcome = match understood(message) {
-                    Ok(event) if dry_run => {
-                        answer.readings_stored += readings(&event);
-                        None
-                    }
-                    Ok(event) => {
-                        let tally = self.store(message, event).await?;
-                        answer.readings_stored += tally.readings_stored;
-                        // What storage refuses of it is in the quarantine anew, if there was room.
-                        if tally.quarantine_full + tally.partial_lost == 0 {
-                            self.storage.release(&[message.id]).await?;
-                        }
-                        (tally.stored + tally.duplicate == 0).then(|| "refused_again".to_owned())
-                    }
-                    Err(reason) => Some(reason),
-                };
-                match outcome {
-                    None => answer.replayed += 1,
-                    Some(reason) => {
-                        answer.still_refused += 1;
-                        *reasons.entry(reason).or_insert(0) += 1;
-                    }
+                match understood(message) {
+                    Ok(event) => events.push((message, event)),
+                    Err(reason) => replayed.refused(reason),
                 }
             }
+            if dry_run {
+                replayed.stored += events.len() as u64;
+                replayed.readings += events.iter().map(|(_, event)| readings(event)).sum::<u64>();
+            } else {
+                self.store(events, &mut replayed).await?;
+            }
         }
-        let reasons = reasons.into_iter();
-        answer.reasons = reasons.map(|(reason, count)| v1::ReasonCount { reason, count }).collect();
-        Ok(answer)
+        Ok(replayed.into_response(next_page_token))
     }
 
-    /// Stores an event with all the care that a new one gets.
-    async fn store(&self, message: &Quarantined, event: Event) -> Result<Tally> {
-        let Quarantined { topic, qos, .. } = message;
-        let event = Some(event);
-        let messages =
-            vec![Message { topic: topic.as_str().into(), qos: *qos, event, refusal: None }];
-        let submission = Submission { messages, ..Submission::default() };
-        let outcome = self.batcher.submit(submission, true).await?;
-        let outcome = outcome.await.unwrap_or_else(|_| Err(Arc::new(Error::Stopping)));
-        outcome.map_err(|error| match Arc::try_unwrap(error) {
-            Ok(error) => error,
-            Err(shared) => Error::Unavailable(shared.to_string().into()),
-        })
+    /// Stores events with all the care that new ones get, and in one batch; each is a submission of
+    /// its own, so that it is known what became of each. Only what is stored, or in the quarantine
+    /// anew, leaves it.
+    async fn store(
+        &self,
+        events: Vec<(&Quarantined, Event)>,
+        replayed: &mut Replayed,
+    ) -> Result<()> {
+        let mut outcomes = Vec::with_capacity(events.len());
+        let last = events.last().map(|(message, _)| message.id);
+        for (Quarantined { id, topic, qos, .. }, event) in events {
+            let (topic, event) = (topic.as_str().into(), Some(event));
+            let messages = vec![Message { topic, qos: *qos, event, refusal: None }];
+            let submission = Submission { messages, ..Submission::default() };
+            let outcome = self.batcher.submit(submission, last == Some(*id)).await?;
+            outcomes.push((*id, outcome));
+        }
+        let (mut settled, mut failure) = (Vec::new(), None);
+        for (id, outcome) in outcomes {
+            match outcome.await.unwrap_or_else(|_| Err(Arc::new(Error::Stopping))) {
+                Ok(tally) => {
+                    // What storage refuses of it is in the quarantine anew, if there was room.
+                    if tally.quarantine_full + tally.partial_lost == 0 {
+                        settled.push(id);
+                    }
+                    replayed.settled(&tally);
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        if !settled.is_empty() {
+            self.storage.release(&settled).await?;
+        }
+        match failure.map(Arc::try_unwrap) {
+            None => Ok(()),
+            Some(Ok(error)) => Err(error),
+            Some(Err(shared)) => Err(Error::Unavailable(shared.to_string().into())),
+        }
+    }
+}
+
+/// What has become of messages that are replayed.
+#[derive(Debug, Default)]
+struct Replayed {
+    examined: u64,
+    stored: u64,
+    readings: u64,
+    refused: BTreeMap<String, u64>,
+}
+
+impl Replayed {
+    fn settled(&mut self, tally: &Tally) {
+        self.readings += tally.readings_stored;
+        if tally.stored + tally.duplicate > 0 {
+            self.stored += 1;
+        } else {
+            self.refused("refused_again".to_owned());
+        }
+    }
+
+    fn refused(&mut self, reason: String) {
+        *self.refused.entry(reason).or_default() += 1;
+    }
+
+    fn into_response(self, next_page_token: String) -> v1::ReplayQuarantineResponse {
+        let Self { examined, stored, readings, refused } = self;
+        v1::ReplayQuarantineResponse {
+            examined,
+            replayed: stored,
+            still_refused: refused.values().sum(),
+            readings_stored: readings,
+            reasons: refused
+                .into_iter()
+                .map(|(reason, count)| v1::ReasonCount { reason, count })
+                .collect(),
+            next_page_token,
+        }
     }
 }
 
@@ -251,3 +301,6 @@ impl From<Quarantined> for v1::QuarantinedMessage {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

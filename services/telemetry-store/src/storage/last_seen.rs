@@ -85,18 +85,22 @@ impl LastSeen {
     }
 
     /// Warns of a clock that is not believed.
-    fn warn(&self, device: &DeviceId, Skew { received, ahead_us }: Skew) {
+    fn warn(&self, device: &DeviceId, skew: Skew) {
+        if self.is_to_be_warned_of(device, skew) {
+            let ahead_s = skew.ahead_us / 1_000_000;
+            tracing::warn!(%device, ahead_s, "device clock is too far ahead to be believed");
+        }
+    }
+
+    fn is_to_be_warned_of(&self, device: &DeviceId, Skew { received, ahead_us }: Skew) -> bool {
         if Duration::from_micros(u64::try_from(ahead_us).unwrap_or(0)) <= MAX_AHEAD {
-            return;
+            return false;
         }
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.until.is_none_or(|until| received > until) {
             *warned = Warned { until: Some(received.plus(WARN_EVERY)), devices: HashSet::new() };
         }
-        if warned.devices.len() < MAX_WARNED && warned.devices.insert(device.clone()) {
-            let ahead_s = ahead_us / 1_000_000;
-            tracing::warn!(%device, ahead_s, "device clock is too far ahead to be believed");
-        }
+        warned.devices.len() < MAX_WARNED && warned.devices.insert(device.clone())
     }
 
     /// Adds what is noted to a device as the database has it.
@@ -126,5 +130,40 @@ impl LastSeen {
 
     fn notes(&self) -> MutexGuard<'_, HashMap<DeviceId, Note>> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is warned of when a device's clock is so far ahead, so long after noon.
+    fn is_warned(last_seen: &LastSeen, device: &str, ahead: Duration, after: Duration) -> bool {
+        let received = Timestamp::from_micros(1_767_787_200_000_000).unwrap().plus(after);
+        let ahead_us = i64::try_from(ahead.as_micros()).unwrap();
+        let device = DeviceId::parse(device).unwrap();
+        last_seen.is_to_be_warned_of(&device, Skew { received, ahead_us })
+    }
+
+    #[test]
+    fn a_clock_far_ahead_is_warned_of_once_an_hour() {
+        let last_seen = LastSeen::default();
+        let far = MAX_AHEAD + Duration::from_micros(1);
+        let warned = |device, ahead, after| is_warned(&last_seen, device, ahead, after);
+        assert!(!warned("fern-1", MAX_AHEAD, Duration::ZERO), "it is believed");
+        assert!(warned("fern-1", far, Duration::ZERO));
+        assert!(!warned("fern-1", far, WARN_EVERY));
+        assert!(warned("fern-2", far, WARN_EVERY));
+        assert!(warned("fern-1", far, WARN_EVERY + Duration::from_micros(1)));
+    }
+
+    #[test]
+    fn who_invents_devices_does_not_fill_the_log() {
+        let last_seen = LastSeen::default();
+        let warned =
+            |n: usize, after| is_warned(&last_seen, &format!("d{n}"), 2 * MAX_AHEAD, after);
+        let count = (0..2 * MAX_WARNED).filter(|n| warned(*n, Duration::ZERO)).count();
+        assert_eq!(count, MAX_WARNED);
+        assert!(warned(2 * MAX_WARNED, 2 * WARN_EVERY));
     }
 }
