@@ -1,5 +1,7 @@
 //! Broker, store and bridge, each a process, with data of their own.
 
+use std::path::PathBuf;
+
 use anyhow::Context;
 use tempfile::TempDir;
 
@@ -36,6 +38,7 @@ pub struct System {
     bridge_store: Option<u16>,
     store_database: Option<u16>,
     bridge_variables: Vec<(&'static str, String)>,
+    store_variables: Vec<(&'static str, String)>,
 }
 
 impl System {
@@ -79,6 +82,7 @@ impl System {
             bridge_store: None,
             store_database: None,
             bridge_variables: Vec::new(),
+            store_variables: Vec::new(),
         };
         if system.postgres.is_some() {
             let variables = [("DATABASE_URL", system.database_url()?)];
@@ -141,6 +145,16 @@ impl System {
     /// Sets a variable of the bridge from its next start on.
     pub fn set_bridge(&mut self, variable: &'static str, value: &str) {
         self.bridge_variables.push((variable, value.to_owned()));
+    }
+
+    /// Sets a variable of the store from its next start on.
+    pub fn set_store_variable(&mut self, variable: &'static str, value: &str) {
+        self.store_variables.push((variable, value.to_owned()));
+    }
+
+    /// A file of its folder.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// Lets the bridge use another broker from its next start on.
@@ -220,6 +234,7 @@ impl System {
     ) -> anyhow::Result<Process> {
         let mut variables =
             vec![("DATABASE_URL", self.database_url()?), ("STORE_LISTEN", listen.to_owned())];
+        variables.extend(self.store_variables.clone());
         variables.extend_from_slice(differing);
         Process::start("telemetry-store", &variables)
     }

@@ -40,7 +40,8 @@ use crate::{
     backoff::Backoff,
     intake::{Intake, MAX_MESSAGE_BYTES},
     link::Link,
-    settings::Checked,
+    rate::Rates,
+    settings::{Checked, TlsFiles},
     source::{
         connection::{Connection, Ended},
         failure::Failure,
@@ -70,6 +71,7 @@ impl Receipt {
 #[derive(Debug)]
 pub(crate) struct Source {
     options: MqttOptions,
+    tls: Option<TlsFiles>,
     encryption: Option<Encryption>,
     host: String,
     port: u16,
@@ -78,6 +80,7 @@ pub(crate) struct Source {
     reserve: usize,
     filters: Vec<SubscribeFilter>,
     intake: Intake,
+    rates: Option<Rates>,
     clock: Arc<dyn Clock>,
     link: Arc<Link>,
 }
@@ -99,7 +102,8 @@ impl Source {
         link.delivery().receive_maximum = settings.window;
         Ok(Self {
             options: session::options(broker, settings.window),
-            encryption: session::encryption(broker)?,
+            encryption: session::encryption(&broker.host, broker.tls.as_ref())?,
+            tls: broker.tls.clone(),
             host: broker.host.clone(),
             port: broker.port,
             // An acknowledgement is queued once for each message on its way, and must find room.
@@ -108,6 +112,7 @@ impl Source {
             reserve: MAX_MESSAGE_BYTES + settings.window_bytes / 16,
             filters,
             intake: Intake::new(router, decode, Arc::clone(&clock), rejections),
+            rates: settings.device_rate.map(|(rate, burst)| Rates::new(rate, burst)),
             clock,
             link,
         })
@@ -122,6 +127,7 @@ impl Source {
     ) -> anyhow::Result<()> {
         let mut backoff = Backoff::default();
         loop {
+            self.renew_encryption();
             let (host, port) = (self.host.as_str(), self.port);
             tracing::info!(host, port, "connecting to MQTT broker");
             let ended = Connection::listen(&mut self, &mut backoff, &stopping, &leave).await;
@@ -142,6 +148,17 @@ impl Source {
             };
             if waited.is_none() {
                 return Ok(());
+            }
+        }
+    }
+
+    /// Takes the files of TLS as they are now, if they can be used.
+    fn renew_encryption(&mut self) {
+        match session::encryption(&self.host, self.tls.as_ref()) {
+            Ok(encryption) => self.encryption = encryption,
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::error!(error, "cannot use the files of TLS, keeping what was in them");
             }
         }
     }

@@ -306,6 +306,8 @@ impl<'a> Connection<'a> {
         let message = self.source.intake.take(&topic, publish.qos as u8, &publish.payload);
         let device = message.event.as_ref().map(|event| event.device.clone());
         let bytes = weight(&message);
+        let rates = self.source.rates.as_mut();
+        let is_too_much = rates.zip(device.as_ref()).is_some_and(|(rates, d)| !rates.take(d));
         let link = &self.source.link;
         let mut window = link.window();
         let let_go = |window: &mut Window<Receipt>, reason, receipt, detail| {
@@ -314,7 +316,10 @@ impl<'a> Connection<'a> {
             link.rejections().record(device.as_ref(), &topic, &rejected, Extent::Message);
         };
         let mut is_full = false;
-        if publish.retain && !is_dated(&message) {
+        if is_too_much {
+            let detail = "the device sends more than DEVICE_RATE allows";
+            let_go(&mut window, Reason::RateLimited, receipt, detail);
+        } else if publish.retain && !is_dated(&message) {
             let detail = "retained by the broker, and without a time that says of when it is";
             let_go(&mut window, Reason::Retained, receipt, detail);
         } else if window.push(message, receipt, bytes).is_err() {
