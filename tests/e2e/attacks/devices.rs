@@ -2,6 +2,7 @@
 
 use anyhow::{Context, ensure};
 use e2e::{Client, Secured, eventually};
+use telemetry_model::{Clock, SystemClock};
 use telemetry_proto::v1::{
     EventKind, GetDeviceRequest, GetLatestReadingsRequest, IngestEvent, IngestRequest,
     ListDevicesRequest, ListMetricsRequest, ListQuarantineRequest, ListReadingsRequest,
@@ -18,14 +19,10 @@ pub(super) fn event(device: &str) -> IngestEvent {
     IngestEvent {
         device_id: device.to_owned(),
         kind: EventKind::Telemetry.into(),
-        received: Some(now()),
+        received: Some(telemetry_proto::wire_timestamp(SystemClock.now())),
         samples: vec![Sample { measurements, ..Sample::default() }],
         ..IngestEvent::default()
     }
-}
-
-fn now() -> prost_types::Timestamp {
-    std::time::SystemTime::now().into()
 }
 
 /// Sends events in one request, and answers what was rejected: sequence and field.

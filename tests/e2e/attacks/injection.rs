@@ -61,7 +61,7 @@ async fn a_wrong_token_is_said_with_what_to_do_and_never_itself() -> anyhow::Res
         ("MQTT_BACKEND_PASSWORD", secret.to_owned()),
         ("MQTT_CLIENT_ID", "bridge".to_owned()),
         ("BRIDGE_LISTEN", format!("127.0.0.1:{}", free_port()?)),
-        ("STORE_URL", format!("https://{}", store.address())),
+        ("STORE_URL", store.address().replace("127.0.0.1", "https://localhost")),
         ("STORE_CA_CERT", store.file("ca.pem").display().to_string()),
         ("STORE_TOKEN", secret.to_owned()),
         ("LOG_LEVEL", "trace".to_owned()),
