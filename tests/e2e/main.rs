@@ -10,6 +10,7 @@
 mod attacks;
 mod command;
 mod connection;
+mod database;
 mod faults;
 mod ledger;
 mod metrics;

@@ -80,7 +80,7 @@ const MESSAGES: &str = "
     GROUP BY d.device_id, r.time, x.n";
 
 /// Compares, now.
-pub(crate) async fn audit(
+pub async fn audit(
     database: &mut PgConnection,
     epoch_ms: i64,
     tally: &Tally,

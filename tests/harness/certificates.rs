@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 /// An authority.
 pub struct Authority {
@@ -30,13 +30,10 @@ impl Authority {
         self.issuer.pem()
     }
 
-    /// Writes a new certificate for a host and this machine, and its key: `NAME.pem` and `NAME.key`.
+    /// Writes a new certificate for a host, and its key: `NAME.pem` and `NAME.key`.
     pub fn sign(&self, folder: &Path, name: &str, host: &str) -> anyhow::Result<()> {
         let key = KeyPair::generate()?;
-        let mut params = CertificateParams::new(vec![host.to_owned()])?;
-        if name == "server" {
-            params.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
-        }
+        let params = CertificateParams::new(vec![host.to_owned()])?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         fs::write(folder.join(format!("{name}.key")), key.serialize_pem())?;
         fs::write(folder.join(format!("{name}.pem")), certificate.pem())?;

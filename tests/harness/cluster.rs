@@ -5,7 +5,7 @@ use std::{
     ffi::OsString,
     fs,
     io::Write,
-    os::unix::fs::{MetadataExt, chown},
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::PathBuf,
     process::{Command, Stdio},
 };
@@ -14,7 +14,7 @@ use anyhow::{Context, bail, ensure};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tempfile::TempDir;
 
-use crate::{Process, eventually, free_port};
+use crate::{Process, certificates, eventually, free_port};
 
 /// Where the programs are, in the tree.
 const PROGRAMS: &str = "/usr/lib/postgresql/17/bin";
@@ -80,6 +80,23 @@ impl Cluster {
         run(initdb.args(["--waldir", &wal, &password]).stdout(Stdio::null()))?;
         cluster.restart().await?;
         Ok(cluster)
+    }
+
+    /// Lets it speak TLS, with a certificate for `localhost` by an authority whose file it answers.
+    pub async fn use_tls(&self) -> anyhow::Result<PathBuf> {
+        let folder = self.folder.path();
+        certificates::write(folder)?;
+        let owner = fs::metadata(folder)?;
+        for name in ["server.pem", "server.key"] {
+            let path = folder.join(name);
+            chown(&path, Some(owner.uid()), Some(owner.gid()))?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        }
+        let inside = self.inside();
+        self.set("ssl_cert_file", &format!("'{inside}/server.pem'")).await?;
+        self.set("ssl_key_file", &format!("'{inside}/server.key'")).await?;
+        self.set("ssl", "on").await?;
+        Ok(folder.join("ca.pem"))
     }
 
     /// Its URL.

@@ -24,7 +24,7 @@ mod refusing_broker;
 mod secured;
 mod system;
 
-pub use audit::Verdict;
+pub use audit::{Verdict, audit};
 pub use auditor::{Auditor, DEVICES, Tally, device_name};
 pub use bed::{Bed, Setup, is_long, lasts};
 pub use certificates::Authority;

@@ -1,5 +1,7 @@
 //! Broker, store and bridge, each a process, with data of their own.
 
+use std::path::PathBuf;
+
 use anyhow::Context;
 use tempfile::TempDir;
 
@@ -148,6 +150,11 @@ impl System {
     /// Sets a variable of every store from its next start on.
     pub fn set_of_store(&mut self, variable: &'static str, value: &str) {
         self.store_variables.push((variable, value.to_owned()));
+    }
+
+    /// A file of its folder.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// Lets the bridge use another broker from its next start on.

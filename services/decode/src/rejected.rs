@@ -66,6 +66,8 @@ pub enum Reason {
     RefusedByStore,
     /// Too many messages wait for the store.
     WindowFull,
+    /// The device sends more than it may.
+    RateLimited,
     /// The broker had retained it, and it does not say of when it is.
     Retained,
     /// The broker sent it again, and what it says was taken the first time.
@@ -91,6 +93,7 @@ impl fmt::Display for Reason {
             Self::DecoderFailed => "decoder_failed",
             Self::RefusedByStore => "refused_by_store",
             Self::WindowFull => "window_full",
+            Self::RateLimited => "rate_limited",
             Self::Retained => "retained",
             Self::Redelivered => "redelivered",
         })

@@ -39,7 +39,7 @@ use crate::incoming::Certificate;
 /// How often a refusal is logged at most.
 const LOG_EVERY: Duration = Duration::from_secs(1);
 /// How often the wall clock is asked whether an identity has ended: it may have been set meanwhile.
-const ASK_EVERY: Duration = Duration::from_secs(60);
+const ASK_EVERY: Duration = Duration::from_mins(1);
 
 /// Knows whom to let in.
 #[derive(Debug)]
@@ -112,10 +112,10 @@ impl Auth {
             Source::Anyone => return std::future::pending().boxed(),
             Source::Jwt => None,
         };
-        let expires = identity.expires;
-        let expired = async move {
+        let end = identity.expires;
+        let expiry = async move {
             loop {
-                match expires.map(left) {
+                match end.map(left) {
                     None => std::future::pending().await,
                     Some(Duration::ZERO) => return,
                     Some(left) => sleep(left.min(ASK_EVERY)).await,
@@ -124,7 +124,7 @@ impl Auth {
         };
         async move {
             tokio::select! {
-                () = expired => {}
+                () = expiry => {}
                 () = taken_out(tokens, &identity) => {}
             }
         }
@@ -159,7 +159,7 @@ async fn taken_out(tokens: Option<watch::Receiver<Arc<Tokens>>>, identity: &Iden
         }
     }
     // Nobody looks at the file any more, as we are stopping; or it is in none.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 fn has_ended(expires: Option<u64>) -> bool {

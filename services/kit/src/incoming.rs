@@ -19,7 +19,12 @@ use std::{
 };
 
 use clap::Args;
-use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream, stream::FuturesUnordered};
+use futures::{
+    FutureExt, StreamExt,
+    future::BoxFuture,
+    stream,
+    stream::{BoxStream, FuturesUnordered},
+};
 use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -95,11 +100,12 @@ impl Incoming {
     }
 
     /// The connections, once each has been made.
-    pub fn into_stream(self) -> impl Stream<Item = io::Result<Connection>> + Send {
+    pub fn into_stream(self) -> BoxStream<'static, io::Result<Connection>> {
         stream::unfold(self, async |mut incoming| {
             let connection = incoming.next().await;
             Some((Ok(connection), incoming))
         })
+        .boxed()
     }
 
     async fn next(&mut self) -> Connection {

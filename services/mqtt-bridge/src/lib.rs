@@ -15,6 +15,7 @@ mod delivery;
 mod intake;
 mod link;
 mod metrics;
+mod rate;
 mod rejected;
 mod settings;
 mod source;

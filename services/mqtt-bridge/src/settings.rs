@@ -68,6 +68,13 @@ pub struct Settings {
     /// `QoS` 0, which the broker does not send again.
     #[arg(long = "mqtt-window-bytes", env = "MQTT_WINDOW_BYTES", default_value_t = 64 << 20)]
     pub window_bytes: usize,
+    /// Messages a second that a device may send in the long run. What is more is dropped, counted and
+    /// acknowledged [default: no limit].
+    #[arg(long, env = "DEVICE_RATE", value_parser = value_parser!(u32).range(1..))]
+    pub device_rate: Option<u32>,
+    /// Messages that a device may send at once all the same [default: ten seconds' worth].
+    #[arg(long, env = "DEVICE_BURST", value_parser = value_parser!(u32).range(1..))]
+    pub device_burst: Option<u32>,
     /// Metrics.
     #[command(flatten)]
     pub metrics: MetricsSettings,
@@ -131,6 +138,8 @@ pub(crate) struct Checked {
     pub(crate) access: AccessSettings,
     pub(crate) window: u16,
     pub(crate) window_bytes: usize,
+    /// What a device may send a second, and at once.
+    pub(crate) device_rate: Option<(u32, u32)>,
     pub(crate) broker: Broker,
     pub(crate) telemetry: Vec<TopicFilter>,
     pub(crate) heartbeat: Vec<TopicFilter>,
@@ -141,11 +150,31 @@ pub(crate) struct Checked {
 pub(crate) struct Broker {
     pub(crate) host: String,
     pub(crate) port: u16,
-    pub(crate) tls: Option<Tls>,
+    pub(crate) tls: Option<TlsFiles>,
     /// User name and password; nothing for an anonymous login.
     pub(crate) credentials: Option<(String, SecretString)>,
     pub(crate) client_id: String,
     pub(crate) shared_group: Option<String>,
+}
+
+/// PEM files, read for each connection, so that new ones need no restart.
+#[derive(Clone, Debug)]
+pub(crate) struct TlsFiles {
+    ca: Option<PathBuf>,
+    /// Our certificate and its key.
+    client: Option<(PathBuf, PathBuf)>,
+}
+
+impl TlsFiles {
+    /// What is in them now.
+    pub(crate) fn read(&self) -> anyhow::Result<Tls> {
+        let client = self.client.as_ref().map(|(certificate, key)| {
+            let certificate = read("MQTT_CLIENT_CERT", certificate)?;
+            anyhow::Ok(ClientIdentity { certificate, key: read("MQTT_CLIENT_KEY", key)? })
+        });
+        let ca = self.ca.as_ref().map(|path| read("MQTT_CA_CERT", path));
+        Ok(Tls { ca: ca.transpose()?, client: client.transpose()? })
+    }
 }
 
 /// PEM texts.
@@ -184,6 +213,9 @@ impl Settings {
             access: self.access,
             window: self.window,
             window_bytes: self.window_bytes,
+            device_rate: self
+                .device_rate
+                .map(|rate| (rate, self.device_burst.unwrap_or(rate.saturating_mul(10)))),
             broker: self.broker.check()?,
             telemetry: filters("MQTT_TELEMETRY_TOPIC", &self.telemetry_topic)?,
             heartbeat: filters("MQTT_HEARTBEAT_TOPIC", &self.heartbeat_topic)?,
@@ -202,17 +234,15 @@ impl BrokerSettings {
         ensure!(!self.host.is_empty(), "MQTT_HOST must not be empty");
         let client = match (self.client_cert, self.client_key) {
             (None, None) => None,
-            (Some(certificate), Some(key)) => Some(ClientIdentity {
-                certificate: read("MQTT_CLIENT_CERT", &certificate)?,
-                key: read("MQTT_CLIENT_KEY", &key)?,
-            }),
+            (Some(certificate), Some(key)) => Some((certificate, key)),
             _ => bail!("MQTT_CLIENT_CERT and MQTT_CLIENT_KEY go together: set both or neither"),
         };
-        let ca = self.ca_cert.map(|path| read("MQTT_CA_CERT", &path)).transpose()?;
-        if ca.is_none() && client.is_some() {
+        if self.ca_cert.is_none() && client.is_some() {
             bail!("MQTT_CLIENT_CERT needs MQTT_CA_CERT: say which authority signs the broker's");
         }
-        let tls = self.use_tls.then_some(Tls { ca, client });
+        let files = TlsFiles { ca: self.ca_cert, client };
+        files.read()?;
+        let tls = self.use_tls.then_some(files);
         let group = self.shared_group.filter(|group| !group.is_empty());
         if let Some(group) = &group {
             ensure!(

@@ -41,7 +41,8 @@ use crate::{
     backoff::Backoff,
     intake::{Intake, MAX_MESSAGE_BYTES},
     link::Link,
-    settings::Checked,
+    rate::Rates,
+    settings::{Checked, TlsFiles},
     source::{
         connection::{Connection, Ended},
         failure::Failure,
@@ -75,6 +76,7 @@ impl Receipt {
 #[derive(Debug)]
 pub(crate) struct Source {
     options: MqttOptions,
+    tls: Option<TlsFiles>,
     encryption: Option<Encryption>,
     host: String,
     port: u16,
@@ -85,6 +87,7 @@ pub(crate) struct Source {
     intake: Intake,
     /// Not to be foreseen by whoever publishes.
     fingerprints: RandomState,
+    rates: Option<Rates>,
     clock: Arc<dyn Clock>,
     link: Arc<Link>,
 }
@@ -106,7 +109,8 @@ impl Source {
         link.delivery().receive_maximum = settings.window;
         Ok(Self {
             options: session::options(broker, settings.window),
-            encryption: session::encryption(broker)?,
+            encryption: session::encryption(&broker.host, broker.tls.as_ref())?,
+            tls: broker.tls.clone(),
             host: broker.host.clone(),
             port: broker.port,
             // An acknowledgement is queued once for each message on its way, and must find room.
@@ -116,6 +120,7 @@ impl Source {
             filters,
             intake: Intake::new(router, decode, Arc::clone(&clock), rejections),
             fingerprints: RandomState::new(),
+            rates: settings.device_rate.map(|(rate, burst)| Rates::new(rate, burst)),
             clock,
             link,
         })
@@ -130,6 +135,7 @@ impl Source {
     ) -> anyhow::Result<()> {
         let mut backoff = Backoff::default();
         loop {
+            self.renew_encryption();
             let (host, port) = (self.host.as_str(), self.port);
             tracing::info!(host, port, "connecting to MQTT broker");
             let ended = Connection::listen(&mut self, &mut backoff, &stopping, &leave).await;
@@ -150,6 +156,17 @@ impl Source {
             };
             if waited.is_none() {
                 return Ok(());
+            }
+        }
+    }
+
+    /// Takes the files of TLS as they are now, if they can be used.
+    fn renew_encryption(&mut self) {
+        match session::encryption(&self.host, self.tls.as_ref()) {
+            Ok(encryption) => self.encryption = encryption,
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::error!(error, "cannot use the files of TLS, keeping what was in them");
             }
         }
     }

@@ -63,8 +63,9 @@ impl Uplink {
                 tracing::debug!(url = self.store_url, "the store asks us to connect anew");
                 soon
             } else {
+                let was_let_in = self.link.is_streaming();
                 self.link.set_streaming(false);
-                self.wait(&mut backoff, &error)
+                self.wait(&mut backoff, &error, was_let_in)
             };
             if stopping.run_until_cancelled(sleep(wait)).await.is_none() {
                 return Ok(());
@@ -73,13 +74,18 @@ impl Uplink {
     }
 
     /// Says why the stream ended and how long to wait.
-    fn wait(&self, backoff: &mut Backoff, error: &anyhow::Error) -> Duration {
+    fn wait(&self, backoff: &mut Backoff, error: &anyhow::Error, was_let_in: bool) -> Duration {
         let url = self.store_url.as_str();
         let (code, reason) = match error.downcast_ref::<Status>() {
             Some(status) => (status.code(), channel::reason(status)),
             None => (Code::Unknown, error.to_string()),
         };
         match code {
+            // A token that has ended: there may be a new one by now.
+            Code::Unauthenticated if was_let_in => {
+                tracing::info!(url, reason, "our identity has ended, showing it anew");
+                backoff.next()
+            }
             Code::Unauthenticated
             | Code::PermissionDenied
             | Code::InvalidArgument

@@ -3,14 +3,11 @@
 use anyhow::ensure;
 use e2e::{Authority, Client, Process, Secured, Token, free_port};
 use telemetry_proto::v1::{
-    GetLedgerRequest, IngestRequest, ListDevicesRequest, ListMetricsRequest,
-    ReplayQuarantineRequest, WatchDeviceRequest,
+    GetLedgerRequest, IngestRequest, ReplayQuarantineRequest, WatchDeviceRequest,
 };
 use tonic::{Code, Status};
 
-async fn list(client: &Client) -> Result<(), Status> {
-    client.query.clone().list_devices(ListDevicesRequest::default()).await.map(drop)
-}
+use super::{list, refused};
 
 async fn ingest(client: &Client) -> Result<(), Status> {
     let requests = tokio_stream::iter([IngestRequest::default()]);
@@ -20,12 +17,6 @@ async fn ingest(client: &Client) -> Result<(), Status> {
 async fn replay(client: &Client) -> Result<(), Status> {
     let request = ReplayQuarantineRequest::default();
     client.diagnostics.clone().replay_quarantine(request).await.map(drop)
-}
-
-fn refused(outcome: Result<(), Status>, code: Code) -> anyhow::Result<()> {
-    let Err(status) = outcome else { anyhow::bail!("it was let in") };
-    ensure!(status.code() == code, "{status:?}");
-    Ok(())
 }
 
 #[tokio::test]
@@ -93,21 +84,6 @@ async fn a_certificate_of_our_authority_stands_for_a_token_and_a_forged_one_for_
         Err(error) => drop(error),
     }
     store.process.logged("did not come about", 1).await
-}
-
-#[tokio::test]
-async fn a_token_with_prefixes_sees_its_devices_only() -> anyhow::Result<()> {
-    let store = Secured::start(&[]).await?;
-    let reader = store.token("alice", "read", "fern-").await?;
-    let reader = store.client(&reader).await?;
-    list(&reader).await?;
-    let metrics = |device: &str| ListMetricsRequest { device_id: device.to_owned() };
-    for device in ["", "moss-1"] {
-        let answer = reader.query.clone().list_metrics(metrics(device)).await;
-        refused(answer.map(drop), Code::PermissionDenied)?;
-    }
-    let answer = reader.query.clone().list_metrics(metrics("fern-1")).await;
-    refused(answer.map(drop), Code::NotFound)
 }
 
 #[tokio::test]

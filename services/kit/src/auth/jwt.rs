@@ -33,7 +33,7 @@ pub(super) struct Keys {
 struct Key {
     id: Option<String>,
     algorithm: Algorithm,
-    key: DecodingKey,
+    public: DecodingKey,
 }
 
 impl fmt::Debug for Keys {
@@ -81,7 +81,7 @@ impl Keys {
         let mut why = "no key for this JWT";
         let claims = candidates.find_map(|key| {
             let validation = validation(key.algorithm, expected);
-            match decode::<Claims>(token, &key.key, &validation) {
+            match decode::<Claims>(token, &key.public, &validation) {
                 Ok(data) => Some(data.claims),
                 Err(error) => {
                     why = reason(error.kind());
@@ -131,7 +131,7 @@ impl Key {
         let own = format!("{algorithm:?}");
         ensure!(stated.is_none_or(|stated| stated == own), "{}: is used for {own} only", within());
         let key = DecodingKey::from_jwk(jwk).with_context(within)?;
-        Ok(Self { id, algorithm, key })
+        Ok(Self { id, algorithm, public: key })
     }
 
     fn of_pem(content: &[u8]) -> anyhow::Result<Self> {
@@ -145,7 +145,7 @@ impl Key {
         let usable = keys.into_iter().find_map(|(algorithm, key)| Some((algorithm, key.ok()?)));
         let (algorithm, key) =
             usable.context("neither a JSON web key set nor an RSA, P-256 or Ed25519 public key")?;
-        Ok(Self { id: None, algorithm, key })
+        Ok(Self { id: None, algorithm, public: key })
     }
 }
 

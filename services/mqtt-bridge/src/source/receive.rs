@@ -56,6 +56,11 @@ impl Source {
             let rejected = Rejected::new(reason, "payload", detail);
             self.link.rejections().record(device.as_ref(), &topic, &rejected, Extent::Message);
         };
+        let rates = self.rates.as_mut().zip(device.as_ref());
+        if rates.is_some_and(|(rates, device)| !rates.take(device)) {
+            let_go(Reason::RateLimited, owed, "the device sends more than DEVICE_RATE allows");
+            return Ok(());
+        }
         if publish.retain && !is_dated(&message) {
             let detail = "retained by the broker, and without a time that says of when it is";
             let_go(Reason::Retained, owed, detail);

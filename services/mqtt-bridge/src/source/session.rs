@@ -19,7 +19,7 @@ use rumqttc::{
 use service_kit::secret::ExposeSecret;
 
 use super::socket::Encryption;
-use crate::settings::{Broker, Tls};
+use crate::settings::{Broker, Tls, TlsFiles};
 
 /// The largest packet we take. The broker drops larger ones instead of sending them.
 const MAX_PACKET_BYTES: u32 = 1024 * 1024;
@@ -61,10 +61,10 @@ pub(super) fn options(broker: &Broker, window: u16) -> MqttOptions {
 }
 
 /// How to speak TLS, if we do.
-pub(super) fn encryption(broker: &Broker) -> anyhow::Result<Option<Encryption>> {
-    let Some(tls) = &broker.tls else { return Ok(None) };
-    let name = ServerName::try_from(broker.host.clone()).context("MQTT_HOST")?;
-    let connector = TlsConnector::from(tls_configuration(tls)?);
+pub(super) fn encryption(host: &str, tls: Option<&TlsFiles>) -> anyhow::Result<Option<Encryption>> {
+    let Some(tls) = tls else { return Ok(None) };
+    let name = ServerName::try_from(host.to_owned()).context("MQTT_HOST")?;
+    let connector = TlsConnector::from(tls_configuration(&tls.read()?)?);
     Ok(Some(Encryption { connector, name }))
 }
 

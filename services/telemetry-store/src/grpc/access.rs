@@ -12,10 +12,12 @@ use crate::error::{Error, Result};
 pub(crate) fn rule(path: &str) -> Rule {
     let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((path, ""));
     match (service, method) {
-        ("grpc.health.v1.Health", _)
-        | ("grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection", _) => {
-            Rule::Open
-        }
+        (
+            "grpc.health.v1.Health"
+            | "grpc.reflection.v1.ServerReflection"
+            | "grpc.reflection.v1alpha.ServerReflection",
+            _,
+        ) => Rule::Open,
         ("telemetry.v1.IngestService", _) => Rule::Needs(Scope::Ingest),
         ("telemetry.v1.QueryService" | "telemetry.v1.WatchService", _)
         | ("telemetry.v1.DiagnosticsService", "GetLedger" | "ListQuarantine" | "ExplainDevice") => {

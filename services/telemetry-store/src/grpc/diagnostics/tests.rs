@@ -27,7 +27,14 @@ impl Bed {
         let folder = TempDir::new().unwrap();
         let url = format!("sqlite://{}/telemetry.db", folder.path().display());
         let day = Duration::from_hours(24);
-        let policy = Policy { readings: day, log: day, quarantine: day, quarantine_bytes: ROOM };
+        let policy = Policy {
+            readings: day,
+            compress_after: day,
+            rollups: day,
+            log: day,
+            quarantine: day,
+            quarantine_bytes: ROOM,
+        };
         let tasks = Lifecycle::new();
         let storage = open(&SecretString::from(url), policy, &tasks).await.unwrap();
         let (batcher, work, _) = Batcher::new(Arc::clone(&storage));

@@ -89,7 +89,7 @@ async fn drop_oldest(pool: &PgPool, table: &str, before: Timestamp) -> Result<bo
         }
     }
     // This one only: an older one may have been made meanwhile.
-    sqlx::query("SELECT drop_chunks($1::regclass, older_than => $2, newer_than => $3)")
+    sqlx::query("SELECT drop_telemetry_chunks($1, older_than => $2, newer_than => $3)")
         .bind(table)
         .bind(chunk.range_end)
         .bind(chunk.range_start)
