@@ -10,6 +10,7 @@
 
 mod clock;
 mod cursor;
+mod device;
 mod event;
 mod id;
 mod invalid;
@@ -21,13 +22,18 @@ mod value;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use cursor::{Cursor, PARTITIONS, Partition};
+pub use device::{
+    Device, DeviceCounts, DeviceFacts, Presence, PresenceChange, PresenceReason, Standing,
+};
 pub use event::{
-    Device, DeviceClock, Event, EventKind, Measurement, Reading, Sample, StoredEvent, TimeSource,
+    DeviceClock, Event, EventKind, Measurement, Reading, Sample, Status, StoredEvent, TimeSource,
 };
 pub use id::{DeviceId, MetricName};
 pub use invalid::Invalid;
 pub use ledger::{Account, Balance, Tally};
-pub use message::{ClientId, Message, ProcessId, Refusal, Sender, SenderReport, Submission};
-pub use query::{Bucket, Order, ReadingPosition, ReadingQuery, SummaryQuery};
+pub use message::{
+    ClientId, Listening, Message, ProcessId, Refusal, Sender, SenderReport, Submission,
+};
+pub use query::{Bucket, DeviceQuery, Order, ReadingPosition, ReadingQuery, SummaryQuery};
 pub use time::{TimeRange, Timestamp};
 pub use value::Value;

@@ -2,7 +2,20 @@
 
 use std::time::Duration;
 
-use crate::{DeviceId, Invalid, MetricName, TimeRange, Timestamp};
+use crate::{DeviceId, Invalid, MetricName, Presence, TimeRange, Timestamp};
+
+/// Which devices to list, ordered by id: those that match all that is set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceQuery {
+    /// Only those behind this one.
+    pub after: Option<DeviceId>,
+    /// Whose ids begin with this text.
+    pub id_prefix: String,
+    /// That have this presence.
+    pub presence: Option<Presence>,
+    /// How many at most.
+    pub limit: usize,
+}
 
 /// The order in which readings are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

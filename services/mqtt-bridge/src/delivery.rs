@@ -9,6 +9,9 @@ pub(crate) struct Delivery {
     pub(crate) connected: bool,
     /// Whether the broker still had our session when it accepted us last.
     pub(crate) session_present: bool,
+    /// Since when it grants all that we need on this connection, and when it last said so with
+    /// nothing left to send us.
+    listening: Option<(Timestamp, Timestamp)>,
     /// What it answered to each of our subscriptions.
     pub(crate) grants: Vec<Grant>,
     /// Messages received at each `QoS`, redelivered ones included.
@@ -16,6 +19,8 @@ pub(crate) struct Delivery {
     pub(crate) qos1: u64,
     /// The most messages that it sent before we acknowledged any: its limit if it stays at that.
     pub(crate) most_unacked: usize,
+    /// How many there were when the newest message came.
+    unacked: usize,
     /// The limit that we asked for.
     pub(crate) receive_maximum: u16,
     /// How often each class of failure occurred.
@@ -49,6 +54,29 @@ impl Delivery {
         self.last_failure = Some(LastFailure { class, reason, time });
     }
 
+    /// The broker has answered our question at this time, and all that it sent before is received.
+    /// If it may hold back more, we have not heard all there is.
+    pub(crate) fn answered(&mut self, is_granted: bool, has_heard_all: bool, now: Timestamp) {
+        // One that waits for acknowledgements has as many unacknowledged as it ever had.
+        let holds_back = self.unacked > 0 && self.unacked >= self.most_unacked.div_ceil(2);
+        self.listening = match self.listening {
+            _ if !is_granted => None,
+            Some((since, through)) if !has_heard_all || holds_back => Some((since, through)),
+            Some((since, through)) => Some((since, through.max(now))),
+            None => Some((now, now)),
+        };
+    }
+
+    /// The connection is gone.
+    pub(crate) fn disconnected(&mut self) {
+        (self.connected, self.listening) = (false, None);
+    }
+
+    /// From when to when all messages that the broker had for us were received, with this connection.
+    pub(crate) fn listening(&self) -> Option<(Timestamp, Timestamp)> {
+        self.listening
+    }
+
     /// Counts a message; so many are unacknowledged now.
     pub(crate) fn received(&mut self, is_qos0: bool, unacked: usize) {
         if is_qos0 {
@@ -56,6 +84,7 @@ impl Delivery {
         } else {
             self.qos1 += 1;
         }
+        self.unacked = unacked;
         self.most_unacked = self.most_unacked.max(unacked);
     }
 }
@@ -72,6 +101,27 @@ mod tests {
         }
         assert_eq!(delivery.failures, [("network", 2), ("tls", 1)]);
         assert_eq!(delivery.last_failure.unwrap().reason, "network again");
+    }
+
+    #[test]
+    fn we_listen_while_all_is_granted_and_nothing_held_back() {
+        let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000).unwrap();
+        let mut delivery = Delivery::default();
+        delivery.answered(false, true, at(1));
+        assert_eq!(delivery.listening(), None);
+        delivery.answered(true, true, at(2));
+        delivery.answered(true, true, at(7));
+        assert_eq!(delivery.listening(), Some((at(2), at(7))));
+        delivery.answered(true, false, at(12));
+        assert_eq!(delivery.listening(), Some((at(2), at(7))), "some are left with the broker");
+        delivery.received(false, 20);
+        delivery.answered(true, true, at(17));
+        assert_eq!(delivery.listening(), Some((at(2), at(7))), "it may wait for us");
+        delivery.received(false, 1);
+        delivery.answered(true, true, at(22));
+        assert_eq!(delivery.listening(), Some((at(2), at(22))));
+        delivery.disconnected();
+        assert_eq!(delivery.listening(), None);
     }
 
     #[test]

@@ -68,8 +68,10 @@ impl Bridge {
         let settings = settings.check()?;
         let limits = Limits { owed: settings.window.into(), bytes: settings.window_bytes };
         let link = Arc::new(Link::new(limits));
-        let source = Source::new(&settings, Arc::clone(&link), Arc::new(SystemClock))?;
-        let uplink = Uplink::new(sender(&settings)?, &settings.store_url, Arc::clone(&link))?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let source = Source::new(&settings, Arc::clone(&link), Arc::clone(&clock))?;
+        let sender = sender(&settings)?;
+        let uplink = Uplink::new(sender, &settings.store_url, Arc::clone(&link), clock)?;
         let listener = TcpListener::bind(settings.listen)
             .await
             .with_context(|| format!("cannot listen on {} (BRIDGE_LISTEN)", settings.listen))?;

@@ -78,6 +78,14 @@ async fn follow(
 }
 
 fn show(event: Event, output: &mut Output<'_>) -> anyhow::Result<()> {
+    if let Some(change) = &event.presence {
+        return output.line(vec![
+            ("time", output::time(change.since)),
+            ("metric", "presence".into()),
+            ("value", output::presence(change.state()).into()),
+            ("time_source", "".into()),
+        ]);
+    }
     if event.kind() == EventKind::Heartbeat {
         let said = event.readings.into_iter().map(|r| (r.metric, output::value(r.value)));
         let said: serde_json::Map<_, _> = said.collect();

@@ -17,6 +17,7 @@ mod grpc;
 mod housekeeping;
 mod hub;
 mod metrics;
+mod presence;
 mod settings;
 pub mod storage;
 mod watcher;
@@ -52,6 +53,7 @@ pub struct Server {
     local_addr: SocketAddr,
     metrics: Option<Endpoint>,
     storage: Arc<dyn Storage>,
+    offline_after: Duration,
     /// Tasks that outlive the server's streams.
     background: Lifecycle,
 }
@@ -67,7 +69,8 @@ impl Server {
             .with_context(|| format!("cannot listen on {} (STORE_LISTEN)", settings.listen))?;
         let local_addr = listener.local_addr()?;
         let metrics = Endpoint::bind(&settings.metrics).await?;
-        Ok(Self { listener, local_addr, metrics, storage, background })
+        let offline_after = settings.offline_after;
+        Ok(Self { listener, local_addr, metrics, storage, offline_after, background })
     }
 
     /// The address it listens on, with the port that was chosen if 0 was asked for.
@@ -78,7 +81,7 @@ impl Server {
     /// Serves until the lifecycle stops, then drains: no new connections, watches end and ingest
     /// streams get their last acknowledgements, the last batch is written, the database is closed.
     pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
-        let Self { listener, local_addr, metrics, storage, background } = self;
+        let Self { listener, local_addr, metrics, storage, offline_after, background } = self;
         let (health, health_service) = Health::new(SERVICES).await;
         let (batcher, batching, failed_at) = Batcher::new(Arc::clone(&storage));
         let hub = Hub::default();
@@ -96,6 +99,7 @@ impl Server {
             health: health.clone(),
             clock: Arc::clone(&clock),
             failed_at,
+            offline_after,
         };
         background.spawn("housekeeping", housekeeping.run(background.token()));
 
@@ -124,7 +128,7 @@ impl Server {
 
         background.stop();
         let clean = background.drained().await;
-        if let Err(error) = storage.flush_devices().await {
+        if let Err(error) = storage.flush_devices(SystemClock.now()).await {
             tracing::warn!(%error, "could not write when devices were last seen");
         }
         storage.close().await;

@@ -268,12 +268,16 @@ impl<'a> Connection<'a> {
                 },
             })
             .collect();
-        let is_granted = grants.iter().all(|grant| grant.answer.is_ok());
+        let needed = grants.iter().take(self.source.needed);
+        let is_granted = needed.clone().count() == self.source.needed
+            && needed.clone().all(|grant| grant.answer.is_ok());
         let is_news = grants != self.grants;
         for Grant { filter, answer } in &grants {
             match answer {
                 Ok(qos) if is_news => tracing::info!(filter, qos, "subscribed"),
                 Ok(_) => {}
+                // We ask again soon if it is one that we can do without; it is said once.
+                Err(_) if is_granted && !is_news => {}
                 Err(reason) => self.source.failed(
                     &Failure { class: Class::Acl, reason: reason.clone() },
                     Some(filter),
@@ -287,7 +291,11 @@ impl<'a> Connection<'a> {
             self.ask_at = Instant::now() + backoff::CEILING;
         }
         self.source.link.set_subscribed(is_granted);
-        self.source.link.delivery().grants.clone_from(&grants);
+        let mut delivery = self.source.link.delivery();
+        delivery.grants.clone_from(&grants);
+        // While messages are left with the broker it has some that we have not heard.
+        delivery.answered(is_granted, !self.has_left_messages, self.source.clock.now());
+        drop(delivery);
         self.grants = grants;
     }
 
@@ -303,7 +311,7 @@ impl<'a> Connection<'a> {
         }
         let receipt = ack.map(|ack| Receipt { client: self.client.clone(), ack });
         let topic = String::from_utf8_lossy(&publish.topic);
-        let message = self.source.intake.take(&topic, publish.qos as u8, &publish.payload);
+        let mut message = self.source.intake.take(&topic, publish.qos as u8, &publish.payload);
         let device = message.event.as_ref().map(|event| event.device.clone());
         let bytes = weight(&message);
         let link = &self.source.link;
@@ -314,7 +322,7 @@ impl<'a> Connection<'a> {
             link.rejections().record(device.as_ref(), &topic, &rejected, Extent::Message);
         };
         let mut is_full = false;
-        if publish.retain && !is_dated(&message) {
+        if publish.retain && !keep_retained(&mut message) {
             let detail = "retained by the broker, and without a time that says of when it is";
             let_go(&mut window, Reason::Retained, receipt, detail);
         } else if window.push(message, receipt, bytes).is_err() {
@@ -360,13 +368,16 @@ impl<'a> Connection<'a> {
     }
 }
 
-/// Whether a message says by itself of when it is. A retained one is old, and comes again whenever
-/// somebody subscribes anew: it can be kept only if its own time makes it one and the same. A
-/// retained sign of life is none, whatever it says.
-fn is_dated(message: &Message) -> bool {
+/// Whether to keep a message that the broker had retained. It is old, and comes again whenever
+/// somebody subscribes anew: telemetry can be kept only if its own time makes it one and the same. A
+/// retained sign of life is none, whatever it says; that a device is gone may still be so, and goes
+/// on marked as retained.
+fn keep_retained(message: &mut Message) -> bool {
+    let Some(event) = &mut message.event else { return false };
     let is_wall = |clock| matches!(clock, DeviceClock::Wall(_));
-    message.event.as_ref().is_some_and(|event| {
-        let is_telemetry = event.kind == EventKind::Telemetry;
-        is_telemetry && event.samples.iter().all(|sample| is_wall(sample.clock))
-    })
+    match event.kind {
+        EventKind::Telemetry => event.samples.iter().all(|sample| is_wall(sample.clock)),
+        EventKind::Heartbeat => false,
+        EventKind::Presence => event.mark_retained(),
+    }
 }

@@ -1,6 +1,7 @@
 //! The gRPC surface: which services a store offers, with which limits.
 
 mod diagnostics;
+mod explain;
 mod hints;
 mod ingest;
 pub(crate) mod ledger;
@@ -60,7 +61,7 @@ pub(crate) fn router(
     health: HealthServer<impl Health>,
 ) -> Result<Router, tonic_reflection::server::Error> {
     let Parts { storage, batcher, hub, clock, lifecycle } = parts;
-    let diagnostics = Diagnostics::new(Arc::clone(&storage), batcher.clone());
+    let diagnostics = Diagnostics::new(Arc::clone(&storage), batcher.clone(), Arc::clone(&clock));
     let ingest = Ingest::new(Arc::clone(&storage), batcher, clock, lifecycle.clone());
     let query = Query::new(Arc::clone(&storage));
     let watch = Watch::new(storage, hub, lifecycle);

@@ -7,8 +7,8 @@ use std::{
 
 use async_trait::async_trait;
 use telemetry_model::{
-    Account, Bucket, Cursor, Device, DeviceId, Message, MetricName, Reading, ReadingQuery, Sender,
-    StoredEvent, Submission, SummaryQuery, Tally, TimeSource, Timestamp,
+    Account, Bucket, Cursor, Device, DeviceId, DeviceQuery, Message, MetricName, Presence, Reading,
+    ReadingQuery, Sender, StoredEvent, Submission, SummaryQuery, Tally, TimeSource, Timestamp,
 };
 use tokio::sync::{Semaphore, broadcast};
 
@@ -97,6 +97,7 @@ impl Storage for FakeStorage {
                 time_source: TimeSource::Received,
                 received: event.received,
                 readings: vec![],
+                presence: None,
             });
         }
         drop(self.commits.send(Commit::of(batch)));
@@ -136,8 +137,12 @@ impl Storage for FakeStorage {
         unreachable!("not part of these tests")
     }
 
-    async fn devices(&self, _: Option<&DeviceId>, _: usize) -> Result<Vec<Device>> {
+    async fn devices(&self, _: &DeviceQuery) -> Result<Vec<Device>> {
         unreachable!("not part of these tests")
+    }
+
+    async fn presence(&self) -> Result<Vec<(Presence, u64)>> {
+        Ok(vec![(Presence::Online, 7)])
     }
 
     async fn metrics(&self, _: Option<&DeviceId>) -> Result<Vec<MetricName>> {
@@ -180,7 +185,11 @@ impl Storage for FakeStorage {
         unreachable!("not part of these tests")
     }
 
-    async fn flush_devices(&self) -> Result<()> {
+    async fn flush_devices(&self, _: Timestamp) -> Result<()> {
+        unreachable!("not part of these tests")
+    }
+
+    async fn judge(&self, _: Timestamp) -> Result<()> {
         unreachable!("not part of these tests")
     }
 

@@ -3,6 +3,7 @@
 mod append;
 #[cfg(test)]
 mod conformance;
+mod devices;
 mod errors;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -11,6 +12,7 @@ mod ledger;
 mod names;
 mod placing;
 mod postgres;
+mod presence;
 mod quarantine;
 mod rows;
 mod sqlite;
@@ -23,15 +25,16 @@ use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 use service_kit::lifecycle::Lifecycle;
 use telemetry_model::{
-    Account, Bucket, Cursor, Device, DeviceId, Event, Invalid, MetricName, Partition, Reading,
-    ReadingQuery, Sender, StoredEvent, Submission, SummaryQuery, Tally, Timestamp,
+    Account, Bucket, Cursor, Device, DeviceId, DeviceQuery, Event, Invalid, MetricName, Partition,
+    Presence, Reading, ReadingQuery, Sender, StoredEvent, Submission, SummaryQuery, Tally,
+    Timestamp,
 };
 use tokio::sync::broadcast;
 
 pub use self::quarantine::{QuarantineQuery, Quarantined, refuse};
 use self::{
-    append::Shared, last_seen::LastSeen, names::Names, postgres::Postgres, quarantine::Room,
-    sqlite::Sqlite,
+    append::Shared, last_seen::LastSeen, names::Names, postgres::Postgres, presence::Known,
+    quarantine::Room, sqlite::Sqlite,
 };
 use crate::error::{Error, Result};
 
@@ -66,6 +69,8 @@ pub struct Policy {
     pub quarantine: Duration,
     /// How much the quarantine may hold, in bytes.
     pub quarantine_bytes: u64,
+    /// After how much silence a device is offline.
+    pub offline_after: Duration,
 }
 
 impl Shared {
@@ -73,6 +78,7 @@ impl Shared {
         Self {
             names: Names::default(),
             last_seen: LastSeen::default(),
+            presence: Known::new(policy.offline_after),
             room: Room::new(policy.quarantine_bytes),
             retention: policy.readings,
         }
@@ -147,8 +153,11 @@ pub trait Storage: Debug + Send + Sync {
     /// One device, if it has been heard of.
     async fn device(&self, device: &DeviceId) -> Result<Option<Device>>;
 
-    /// Devices ordered by id, after the given one, at most `limit`.
-    async fn devices(&self, after: Option<&DeviceId>, limit: usize) -> Result<Vec<Device>>;
+    /// Devices ordered by id.
+    async fn devices(&self, query: &DeviceQuery) -> Result<Vec<Device>>;
+
+    /// How many devices there are of each presence.
+    async fn presence(&self) -> Result<Vec<(Presence, u64)>>;
 
     /// The metrics of a device, or of all, ordered by name.
     async fn metrics(&self, device: Option<&DeviceId>) -> Result<Vec<MetricName>>;
@@ -165,8 +174,12 @@ pub trait Storage: Debug + Send + Sync {
     /// Deletes what is older than the policy has it, and does nothing if another replica is at it.
     async fn prune(&self, now: Timestamp) -> Result<()>;
 
-    /// Writes per-device state that appends only noted (when it was last seen).
-    async fn flush_devices(&self) -> Result<()>;
+    /// Writes what appends only noted: of devices (when they were last seen), and how long bridges
+    /// listened.
+    async fn flush_devices(&self, now: Timestamp) -> Result<()>;
+
+    /// Judges the presence of devices by what was heard of them, and for how long somebody listened.
+    async fn judge(&self, now: Timestamp) -> Result<()>;
 
     /// Succeeds if the database answers.
     async fn ping(&self) -> Result<()>;

@@ -136,7 +136,7 @@ async fn last_seen(fresh: &mut Fresh) {
         let moss = fresh.storage.device(&device("moss-1")).await.unwrap().unwrap();
         assert_eq!((moss.last_seen, moss.last_heartbeat), (at(7), Some(at(7))));
         // Now from the database, and an older message changes nothing.
-        fresh.storage.flush_devices().await.unwrap();
+        fresh.storage.flush_devices(at(0)).await.unwrap();
         fresh.reopen().await;
         fresh
             .storage
@@ -168,7 +168,7 @@ async fn how_far_clocks_are_ahead(fresh: &mut Fresh) {
     ] {
         fresh.storage.append_events(&[event]).await.unwrap();
         assert_eq!(skew(fresh).await, expected);
-        fresh.storage.flush_devices().await.unwrap();
+        fresh.storage.flush_devices(at(0)).await.unwrap();
         fresh.reopen().await;
         assert_eq!(skew(fresh).await, expected);
     }

@@ -4,6 +4,7 @@ mod accounts;
 mod appends;
 mod log;
 mod operations;
+mod presence;
 mod quarantine;
 mod reads;
 mod times;
@@ -98,8 +99,13 @@ impl TestDatabase {
 /// How long readings and the log are kept.
 const KEPT: Duration = Duration::from_hours(10 * 24);
 /// The quarantine is small enough to be filled.
-const POLICY: Policy =
-    Policy { readings: KEPT, log: KEPT, quarantine: KEPT, quarantine_bytes: 100_000 };
+const POLICY: Policy = Policy {
+    readings: KEPT,
+    log: KEPT,
+    quarantine: KEPT,
+    quarantine_bytes: 100_000,
+    offline_after: Duration::from_secs(180),
+};
 
 /// Deletes what came before a time.
 async fn prune_before(storage: &Arc<dyn Storage>, before: Timestamp) -> crate::Result<()> {

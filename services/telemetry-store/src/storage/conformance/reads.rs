@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use telemetry_model::{
-    Bucket, Order, ReadingPosition, ReadingQuery, SummaryQuery, TimeRange, Timestamp, Value,
+    Bucket, DeviceQuery, Order, ReadingPosition, ReadingQuery, SummaryQuery, TimeRange, Timestamp,
+    Value,
 };
 
 use super::{Fresh, at, device, metric, on_each_backend, telemetry};
@@ -88,7 +89,11 @@ async fn devices_in_order(fresh: &mut Fresh) {
     fresh.storage.append_events(&events).await.unwrap();
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
-        let page = fresh.storage.devices(after.as_ref(), 2).await.unwrap();
+        let page = fresh
+            .storage
+            .devices(&DeviceQuery { after: after.clone(), limit: 2, ..DeviceQuery::default() })
+            .await
+            .unwrap();
         let Some(last) = page.last() else { break };
         after = Some(last.id.clone());
         seen.extend(page.into_iter().map(|device| device.id.as_str().to_owned()));
@@ -189,7 +194,14 @@ async fn unknown_names_find_nothing(fresh: &mut Fresh) {
     assert!(fresh.storage.latest(&id, &[]).await.unwrap().is_empty());
     assert!(fresh.storage.metrics(Some(&id)).await.unwrap().is_empty());
     assert!(fresh.storage.metrics(None).await.unwrap().is_empty());
-    assert!(fresh.storage.devices(None, 10).await.unwrap().is_empty());
+    assert!(
+        fresh
+            .storage
+            .devices(&DeviceQuery { limit: 10, ..DeviceQuery::default() })
+            .await
+            .unwrap()
+            .is_empty()
+    );
     let range = TimeRange::new(at(0), at(10)).unwrap();
     let query = SummaryQuery::new(id, metric("t"), range, Duration::from_secs(1)).unwrap();
     assert!(fresh.storage.summarize(&query).await.unwrap().is_empty());
