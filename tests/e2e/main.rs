@@ -13,6 +13,7 @@ mod faults;
 mod ledger;
 mod metrics;
 mod payloads;
+mod presence;
 mod shutdown;
 mod tidy;
 mod unacknowledged;

@@ -104,7 +104,8 @@ impl Client {
     }
 }
 
-/// Reads a watch until it has told so many events; also answers the last cursor.
+/// Reads a watch until it has told so many events, changes of presence not counted; also answers
+/// the last cursor.
 pub async fn events(
     stream: &mut Streaming<WatchDeviceResponse>,
     count: usize,
@@ -113,7 +114,7 @@ pub async fn events(
     while events.len() < count {
         let response = tokio::time::timeout(crate::DEADLINE, stream.message()).await;
         let response = response.context("the watch is silent")??.context("the watch ended")?;
-        events.extend(response.events);
+        events.extend(response.events.into_iter().filter(|event| event.presence.is_none()));
         cursor = response.cursor;
     }
     Ok((events, cursor))

@@ -15,6 +15,8 @@ use std::{
 pub enum Manners {
     /// It refuses every subscription.
     Refuse,
+    /// It refuses the last of three.
+    RefuseLast,
     /// It hangs up at once.
     Kick,
     /// It sends a message that is larger than its client takes.
@@ -78,7 +80,9 @@ fn serve(mut stream: TcpStream, manners: Manners) -> std::io::Result<()> {
                 stream.write_all(&[0x30, 0xff, 0xff, 0xff, 0x7f])?;
             }
             (SUBSCRIBE, [high, low, ..]) => {
-                stream.write_all(&[0x90, 5, *high, *low, 0, NOT_AUTHORIZED, NOT_AUTHORIZED])?;
+                let first = if manners == Manners::RefuseLast { 1 } else { NOT_AUTHORIZED };
+                let codes = [first, first, NOT_AUTHORIZED];
+                stream.write_all(&[&[0x90, 6, *high, *low, 0][..], &codes].concat())?;
             }
             _ => {}
         }

@@ -36,6 +36,7 @@ pub struct System {
     bridge_store: Option<u16>,
     store_database: Option<u16>,
     bridge_variables: Vec<(&'static str, String)>,
+    store_variables: Vec<(&'static str, String)>,
 }
 
 impl System {
@@ -79,6 +80,7 @@ impl System {
             bridge_store: None,
             store_database: None,
             bridge_variables: Vec::new(),
+            store_variables: Vec::new(),
         };
         if system.postgres.is_some() {
             let variables = [("DATABASE_URL", system.database_url()?)];
@@ -141,6 +143,11 @@ impl System {
     /// Sets a variable of the bridge from its next start on.
     pub fn set_bridge(&mut self, variable: &'static str, value: &str) {
         self.bridge_variables.push((variable, value.to_owned()));
+    }
+
+    /// Sets a variable of the stores from their next start on.
+    pub fn set_for_store(&mut self, variable: &'static str, value: &str) {
+        self.store_variables.push((variable, value.to_owned()));
     }
 
     /// Lets the bridge use another broker from its next start on.
@@ -220,6 +227,7 @@ impl System {
     ) -> anyhow::Result<Process> {
         let mut variables =
             vec![("DATABASE_URL", self.database_url()?), ("STORE_LISTEN", listen.to_owned())];
+        variables.extend(self.store_variables.clone());
         variables.extend_from_slice(differing);
         Process::start("telemetry-store", &variables)
     }

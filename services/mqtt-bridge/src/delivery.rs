@@ -19,8 +19,6 @@ pub(crate) struct Delivery {
     pub(crate) qos1: u64,
     /// The most messages that it sent before we acknowledged any: its limit if it stays at that.
     pub(crate) most_unacked: usize,
-    /// How many there were when the newest message came.
-    unacked: usize,
     /// The limit that we asked for.
     pub(crate) receive_maximum: u16,
     /// How often each class of failure occurred.
@@ -54,14 +52,12 @@ impl Delivery {
         self.last_failure = Some(LastFailure { class, reason, time });
     }
 
-    /// The broker has answered our question at this time, and all that it sent before is received.
-    /// If it may hold back more, we have not heard all there is.
+    /// The broker has answered our question at this time, and all that it sent before is received:
+    /// all it had, unless it may have held back more.
     pub(crate) fn answered(&mut self, is_granted: bool, has_heard_all: bool, now: Timestamp) {
-        // One that waits for acknowledgements has as many unacknowledged as it ever had.
-        let holds_back = self.unacked > 0 && self.unacked >= self.most_unacked.div_ceil(2);
         self.listening = match self.listening {
             _ if !is_granted => None,
-            Some((since, through)) if !has_heard_all || holds_back => Some((since, through)),
+            Some((since, through)) if !has_heard_all => Some((since, through)),
             Some((since, through)) => Some((since, through.max(now))),
             None => Some((now, now)),
         };
@@ -84,7 +80,6 @@ impl Delivery {
         } else {
             self.qos1 += 1;
         }
-        self.unacked = unacked;
         self.most_unacked = self.most_unacked.max(unacked);
     }
 }
@@ -113,11 +108,7 @@ mod tests {
         delivery.answered(true, true, at(7));
         assert_eq!(delivery.listening(), Some((at(2), at(7))));
         delivery.answered(true, false, at(12));
-        assert_eq!(delivery.listening(), Some((at(2), at(7))), "some are left with the broker");
-        delivery.received(false, 20);
-        delivery.answered(true, true, at(17));
-        assert_eq!(delivery.listening(), Some((at(2), at(7))), "it may wait for us");
-        delivery.received(false, 1);
+        assert_eq!(delivery.listening(), Some((at(2), at(7))), "it holds back some");
         delivery.answered(true, true, at(22));
         assert_eq!(delivery.listening(), Some((at(2), at(22))));
         delivery.disconnected();

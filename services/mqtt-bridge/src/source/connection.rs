@@ -291,10 +291,14 @@ impl<'a> Connection<'a> {
             self.ask_at = Instant::now() + backoff::CEILING;
         }
         self.source.link.set_subscribed(is_granted);
+        let unacked = self.source.link.window().owed();
         let mut delivery = self.source.link.delivery();
         delivery.grants.clone_from(&grants);
-        // While messages are left with the broker it has some that we have not heard.
-        delivery.answered(is_granted, !self.has_left_messages, self.source.clock.now());
+        // While messages are left with the broker it has some that we have not heard. It may also
+        // hold back some for as long as as many are unacknowledged as it ever sent.
+        let holds_back = unacked > 0 && unacked >= delivery.most_unacked.div_ceil(2);
+        let has_heard_all = !self.has_left_messages && !holds_back;
+        delivery.answered(is_granted, has_heard_all, self.source.clock.now());
         drop(delivery);
         self.grants = grants;
     }

@@ -70,7 +70,7 @@ const FLUSH_INTO: &str = ")
         last_kind = coalesce(new.kind, last_kind),
         last_topic = coalesce(new.topic, last_topic),
         time_source = coalesce(new.source, time_source),
-        firmware = coalesce(new.firmware, firmware),
+        firmware = coalesce(new.firmware, devices.firmware),
         rssi_dbm = coalesce(new.rssi, rssi_dbm),
         reboots = reboots + more_reboots
             + coalesce(first_uptime < uptime_s
