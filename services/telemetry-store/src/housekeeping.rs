@@ -16,7 +16,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// in to try, or nobody would find out.
 const FAILED_FOR: Duration = Duration::from_secs(10);
 /// How often notes are written and presence is judged, at least and at most: in a quarter of
-/// OFFLINE_AFTER.
+/// `OFFLINE_AFTER`.
 const FLUSH_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 const PRUNE_EVERY: Duration = Duration::from_mins(10);
 

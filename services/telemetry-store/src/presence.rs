@@ -1,6 +1,6 @@
 //! Whether devices are there: what follows from what was heard, and from how long we listened. Pure.
 //!
-//! A device is *online* while it was heard of within OFFLINE_AFTER. It is *offline* when it was
+//! A device is *online* while it was heard of within `OFFLINE_AFTER`. It is *offline* when it was
 //! silent for that long while we listened, or when its status topic says so. When it was not heard of
 //! for that long but nobody listened all the time, its presence is *unknown*: silence is evidence
 //! only while somebody listens, so no restart of bridge, broker, store or database makes a device

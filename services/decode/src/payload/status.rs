@@ -37,8 +37,9 @@ fn said(payload: &[u8]) -> Result<bool, Rejected> {
     let fields = match parse(payload) {
         Ok(Json::Object(fields)) => fields,
         Ok(Json::Scalar(value)) => return scalar(&value).ok_or_else(|| unknown("payload")),
-        Ok(Json::Array(_)) => return Err(unknown("payload")),
-        Err(Rejected { reason: Reason::NotJson, .. }) => return Err(unknown("payload")),
+        Ok(Json::Array(_)) | Err(Rejected { reason: Reason::NotJson, .. }) => {
+            return Err(unknown("payload"));
+        }
         Err(rejected) => return Err(rejected),
     };
     let found = KEYS.iter().find_map(|key| Some((key, fields.get(*key)?)));

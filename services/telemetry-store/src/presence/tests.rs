@@ -4,7 +4,7 @@ use telemetry_model::{DeviceId, EventKind, Measurement, MetricName, Sample, Valu
 
 use super::*;
 
-const AFTER: Duration = Duration::from_secs(180);
+const AFTER: Duration = Duration::from_mins(3);
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_micros((1_767_787_200 + seconds) * 1_000_000).unwrap()

@@ -77,17 +77,17 @@ impl Known {
         }
         let found = tx.standings(&doubtful.into_iter().collect::<Vec<_>>()).await?;
         let mut standings: HashMap<_, _> = found.iter().map(|f| (f.device, f.standing)).collect();
-        let (mut changes, mut changed) = (Vec::new(), HashSet::new());
+        let (mut changes, mut moved) = (Vec::new(), HashSet::new());
         let fresh_after = self.fresh_after();
         for (index, (event, device)) in events.iter().zip(&ids.devices).enumerate() {
             let Some(standing) = standings.get_mut(device) else { continue };
             if let Some(change) = presence::heard(*standing, event, fresh_after) {
                 *standing = change.standing();
                 changes.push((index, change));
-                changed.insert(*device);
+                moved.insert(*device);
             }
         }
-        let saved = standings.iter().filter(|(device, _)| changed.contains(*device));
+        let saved = standings.iter().filter(|(device, _)| moved.contains(*device));
         let mut saved: Vec<_> = saved.map(|(device, standing)| (*device, *standing)).collect();
         saved.sort_unstable_by_key(|(device, _)| *device);
         tx.save_standings(&saved).await?;

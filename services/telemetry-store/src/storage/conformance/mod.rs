@@ -104,7 +104,7 @@ const POLICY: Policy = Policy {
     log: KEPT,
     quarantine: KEPT,
     quarantine_bytes: 100_000,
-    offline_after: Duration::from_secs(180),
+    offline_after: Duration::from_mins(3),
 };
 
 /// Deletes what came before a time.

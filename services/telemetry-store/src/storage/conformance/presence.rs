@@ -25,6 +25,8 @@ on_each_backend!(
     what_is_counted_is_what_came,
 );
 
+const TELEMETRY: EventKind = EventKind::Telemetry;
+
 type Shared = Arc<dyn Storage>;
 
 /// The changes in a device's log: to what, since when, and why.
@@ -79,8 +81,7 @@ async fn a_device_comes_online_before_its_first_message(fresh: &mut Fresh) {
     let after = Cursor { partition: device("fern-1").partition(), position: 0 };
     let tail = fresh.storage.tail(&device("fern-1"), after, 10).await.unwrap();
     let kinds: Vec<_> = tail.events.iter().map(|event| event.kind).collect();
-    use EventKind::{Presence as Changed, Telemetry};
-    assert_eq!(kinds, [Changed, Telemetry, Telemetry, Telemetry]);
+    assert_eq!(kinds, [EventKind::Presence, TELEMETRY, TELEMETRY, TELEMETRY]);
     let change = tail.events[0].presence.unwrap();
     assert_eq!((change.state, change.previous), (Presence::Online, Presence::Unknown));
     assert_eq!(state(&fresh.storage, "fern-1").await, Presence::Online);
@@ -140,8 +141,10 @@ async fn silence_counts_only_while_somebody_listens(fresh: &mut Fresh) {
     listened(storage, "b", 300, 482).await;
     assert_eq!(state(storage, "fern-1").await, Presence::Offline);
     let reasons: Vec<_> = changes(storage, "fern-1").await.into_iter().map(|c| c.2).collect();
-    use PresenceReason::{Heard, NotListening, Silence};
-    assert_eq!(reasons, [Heard, NotListening, Silence]);
+    assert_eq!(
+        reasons,
+        [PresenceReason::Heard, PresenceReason::NotListening, PresenceReason::Silence]
+    );
 }
 
 async fn what_a_store_took_with_it_was_not_listened_to(fresh: &mut Fresh) {
@@ -197,8 +200,7 @@ async fn what_another_replica_decided_is_found_out(fresh: &mut Fresh) {
     fresh.storage.flush_devices(at(13)).await.unwrap();
     fresh.storage.judge(at(13)).await.unwrap();
     let reasons: Vec<_> = changes(&other, "fern-1").await.into_iter().map(|c| c.2).collect();
-    use PresenceReason::{Heard, LastWill};
-    assert_eq!(reasons, [Heard, LastWill, Heard]);
+    assert_eq!(reasons, [PresenceReason::Heard, PresenceReason::LastWill, PresenceReason::Heard]);
     assert_eq!(state(&other, "fern-1").await, Presence::Online);
     other.close().await;
 }

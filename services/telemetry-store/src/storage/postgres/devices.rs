@@ -202,10 +202,12 @@ const STANDINGS: &str = "
     SELECT id, presence, presence_since, presence_reason, last_seen FROM devices
     WHERE id = ANY($1) ORDER BY id";
 
+/// Device, presence, since when and why, last seen.
+type StandingRow = (i32, i16, Option<Micros>, Option<i16>, Micros);
+
 pub(super) async fn standings(tx: &mut PgConnection, devices: &[i32]) -> Result<Vec<Found>> {
-    let rows: Vec<(i32, i16, Option<Micros>, Option<i16>, Micros)> =
-        sqlx::query_as(STANDINGS).bind(devices).fetch_all(tx).await?;
-    let found = |(device, state, since, reason, Micros(seen)): (_, _, Option<Micros>, _, _)| {
+    let rows: Vec<StandingRow> = sqlx::query_as(STANDINGS).bind(devices).fetch_all(tx).await?;
+    let found = |(device, state, since, reason, Micros(seen)): StandingRow| {
         let standing = presence::standing(state, since.map(|Micros(since)| since), reason)?;
         Ok(Found { device, standing, seen: rows::timestamp(seen)? })
     };

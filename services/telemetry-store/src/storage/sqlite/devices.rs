@@ -184,9 +184,12 @@ const STANDINGS: &str = "
     SELECT id, presence, presence_since, presence_reason, last_seen FROM devices
     WHERE id IN (SELECT value FROM json_each(?1)) ORDER BY id";
 
+/// Device, presence, since when and why, last seen.
+type StandingRow = (i32, i16, Option<i64>, Option<i16>, i64);
+
 pub(super) async fn standings(tx: &mut SqliteConnection, devices: &[i32]) -> Result<Vec<Found>> {
     let list: Vec<_> = devices.iter().map(ToString::to_string).collect();
-    let rows: Vec<(i32, i16, Option<i64>, Option<i16>, i64)> =
+    let rows: Vec<StandingRow> =
         sqlx::query_as(STANDINGS).bind(format!("[{}]", list.join(","))).fetch_all(tx).await?;
     let found = |(device, state, since, reason, seen)| {
         let standing = presence::standing(state, since, reason)?;
