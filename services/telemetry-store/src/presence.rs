@@ -39,7 +39,7 @@ use telemetry_model::{
 };
 
 /// For how long a bridge that is gone without a goodbye is expected back.
-const GONE_AFTER: Duration = Duration::from_hours(1);
+pub(crate) const GONE_AFTER: Duration = Duration::from_hours(1);
 /// A bridge that has not told so long that it listens does not do so now. It tells every 2 s, asks
 /// the broker every 5 s, and what it tells is written within 5 s.
 const LAPSE: Duration = Duration::from_secs(15);

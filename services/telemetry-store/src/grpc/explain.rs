@@ -7,7 +7,7 @@ use telemetry_model::{
 };
 use telemetry_proto::v1::{Finding, SenderLedger, Severity};
 
-use crate::{clock_repair::MAX_AHEAD, storage::Quarantined};
+use crate::{clock_repair::MAX_AHEAD, presence::GONE_AFTER, storage::Quarantined};
 
 /// A bridge that lives tells something every few seconds.
 const BRIDGE_SILENCE: Duration = Duration::from_secs(15);
@@ -52,15 +52,23 @@ impl Case<'_> {
             return vec![finding(Severity::Error, text.to_owned(), fix)];
         }
         let mut findings = Vec::new();
-        for bridge in self.bridges {
-            let client = &bridge.client_id;
+        let silence = |bridge: &SenderLedger| {
             let updated = bridge.updated.and_then(|t| telemetry_proto::timestamp("", t).ok());
-            let silence = updated.map_or(0, |updated| seconds_between(updated, self.now));
-            if silence > BRIDGE_SILENCE.as_secs() {
-                let text = format!("bridge {client} has not reported for {}", span(silence));
-                let fix = "see whether it runs and reaches this store; if it was taken away for \
-                           good, this passes";
-                findings.push(finding(Severity::Error, text, fix));
+            Duration::from_secs(updated.map_or(0, |updated| seconds_between(updated, self.now)))
+        };
+        let is_any_live = self.bridges.iter().any(|bridge| silence(bridge) <= BRIDGE_SILENCE);
+        let severity = if is_any_live { Severity::Warning } else { Severity::Error };
+        for bridge in self.bridges {
+            let (client, silence) = (&bridge.client_id, silence(bridge));
+            if silence > BRIDGE_SILENCE {
+                // Some were taken away for good.
+                if silence < GONE_AFTER || (!is_any_live && findings.is_empty()) {
+                    let text =
+                        format!("bridge {client} has not reported for {}", span(silence.as_secs()));
+                    let fix = "see whether it runs and reaches this store; if it was taken away \
+                               for good, this passes";
+                    findings.push(finding(severity, text, fix));
+                }
                 continue;
             }
             // That messages come without a promise is no reason for silence.

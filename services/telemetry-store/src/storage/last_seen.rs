@@ -47,6 +47,12 @@ pub(super) struct Notes {
     pub(super) listening: HashMap<ProcessId, Listening>,
 }
 
+impl Notes {
+    pub(super) fn is_empty(&self) -> bool {
+        self.devices.is_empty() && self.listening.is_empty()
+    }
+}
+
 /// The devices that were warned of within the hour.
 #[derive(Debug, Default)]
 struct Warned {

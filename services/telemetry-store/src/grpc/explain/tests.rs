@@ -98,6 +98,12 @@ fn each_case_is_explained() {
 
     first(&findings(Some(&online), None, &[bridge(1, false)]), Severity::Error, &["not connected"]);
     first(&findings(Some(&online), None, &[bridge(60, true)]), Severity::Error, &["not reported"]);
+    let one_away = findings(Some(&online), None, &[bridge(1, true), bridge(60, true)]);
+    first(&one_away, Severity::Warning, &["not reported"]);
+    let one_removed = findings(Some(&online), None, &[bridge(1, true), bridge(4000, true)]);
+    first(&one_removed, Severity::Info, &["online"]);
+    let all_gone = findings(Some(&online), None, &[bridge(4000, true), bridge(5000, true)]);
+    first(&all_gone, Severity::Error, &["not reported for 66 min"]);
     first(&findings(Some(&online), None, &[]), Severity::Error, &["no bridge", "mqtt-bridge"]);
 
     let stranger = findings(None, None, &well);
