@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use prost::Message as _;
 use telemetry_model::{
-    ClientId, DeviceClock, DeviceId, Event, EventKind, Invalid, Measurement, Message, MetricName,
-    ProcessId, Reading, Refusal, Sample, Sender, SenderReport, TimeRange, TimeSource, Timestamp,
-    Value,
+    ClientId, DeviceClock, DeviceId, Event, EventKind, Invalid, Listening, Measurement, Message,
+    MetricName, ProcessId, Reading, Refusal, Sample, Sender, SenderReport, TimeRange, TimeSource,
+    Timestamp, Value,
 };
 
 use crate::v1;
@@ -83,7 +83,15 @@ pub fn report(wire: &v1::BridgeReport) -> SenderReport {
         received: wire.received.min(MAX_COUNT),
         dropped: dropped.min(MAX_COUNT),
         record: wire.encode_to_vec(),
+        listening: wire.listening.as_ref().and_then(listening),
     }
+}
+
+/// What makes no sense counts as nothing told: a report is not worth refusing events for.
+fn listening(wire: &v1::Listening) -> Option<Listening> {
+    let since = required_timestamp("since", wire.since).ok()?;
+    let through = required_timestamp("through", wire.through).ok()?;
+    (since <= through).then_some(Listening { since, through, leaves: wire.leaves })
 }
 
 /// An event that a client wants stored.
@@ -93,12 +101,13 @@ fn event(wire: &v1::IngestEvent) -> Result<Event, Invalid> {
     let (least, most) = match kind {
         EventKind::Telemetry => (1, Event::MAX_SAMPLES),
         EventKind::Heartbeat => (0, 1),
+        EventKind::Presence => (1, 1),
     };
     if !(least..=most).contains(&samples.len()) {
         let reason = format!("must hold {least} to {most} samples, holds {}", samples.len());
         return Err(Invalid::new("samples", reason));
     }
-    Ok(Event {
+    let event = Event {
         device: DeviceId::parse(&wire.device_id)?,
         kind,
         received: required_timestamp("received", wire.received)?,
@@ -107,13 +116,18 @@ fn event(wire: &v1::IngestEvent) -> Result<Event, Invalid> {
             .enumerate()
             .map(|(n, wire)| sample(wire, kind).map_err(|e| e.within(format!("samples[{n}]"))))
             .collect::<Result<_, _>>()?,
-    })
+    };
+    if kind == EventKind::Presence && event.status().is_none() {
+        return Err(Invalid::new("samples[0].measurements", "must hold the flag `online`"));
+    }
+    Ok(event)
 }
 
 fn event_kind(kind: v1::EventKind) -> Result<EventKind, Invalid> {
     match kind {
         v1::EventKind::Telemetry => Ok(EventKind::Telemetry),
         v1::EventKind::Heartbeat => Ok(EventKind::Heartbeat),
+        v1::EventKind::Presence => Ok(EventKind::Presence),
         v1::EventKind::Unspecified => Err(Invalid::new("kind", "must be set")),
     }
 }
@@ -129,7 +143,7 @@ pub fn event_kinds(field: &str, numbers: &[i32]) -> Result<Vec<EventKind>, Inval
 
 fn sample(wire: &v1::Sample, kind: EventKind) -> Result<Sample, Invalid> {
     let count = wire.measurements.len();
-    let least = usize::from(kind == EventKind::Telemetry);
+    let least = usize::from(kind != EventKind::Heartbeat);
     if !(least..=Sample::MAX_MEASUREMENTS).contains(&count) {
         let most = Sample::MAX_MEASUREMENTS;
         let reason = format!("must hold {least} to {most}, holds {count}");

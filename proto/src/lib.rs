@@ -4,10 +4,12 @@
 //! What the messages mean, their limits and the errors of each call are documented in the `.proto`
 //! files themselves, and again on the generated types in [`v1`].
 
+mod device;
 mod from_wire;
 mod log_record;
 mod to_wire;
 
+pub use device::presence;
 pub use from_wire::{duration, event_kinds, message, report, sender, time_range, timestamp};
 pub use log_record::{LogRecordError, decode_log_record, encode_log_record};
 pub use to_wire::{wire_duration, wire_timestamp};

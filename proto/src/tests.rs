@@ -3,8 +3,9 @@
 use proptest::prelude::*;
 use prost::Message as _;
 use telemetry_model::{
-    Cursor, Device, DeviceClock, DeviceId, Event, EventKind, Measurement, Message, MetricName,
-    Partition, Reading, Refusal, Sample, StoredEvent, TimeSource, Timestamp, Value,
+    Cursor, Device, DeviceClock, DeviceCounts, DeviceFacts, DeviceId, Event, EventKind,
+    Measurement, Message, MetricName, Partition, Presence, PresenceChange, PresenceReason, Reading,
+    Refusal, Sample, Standing, StoredEvent, TimeSource, Timestamp, Value,
 };
 
 use super::*;
@@ -82,6 +83,12 @@ proptest! {
             time_source,
             received,
             readings: measured.into_iter().map(reading).collect(),
+            presence: Some(PresenceChange {
+                state: Presence::Offline,
+                previous: Presence::Online,
+                since: time,
+                reason: PresenceReason::Silence,
+            }),
         };
         let record = encode_log_record(event.clone());
         prop_assert_eq!(decode_log_record(&record, event.cursor).unwrap(), event);
@@ -120,6 +127,10 @@ fn what_is_malformed_is_named() {
         (v1::IngestEvent { kind: 99, ..good.clone() }, "kind"),
         (v1::IngestEvent { received: None, ..good.clone() }, "received"),
         (v1::IngestEvent { samples: vec![], ..good.clone() }, "samples"),
+        (
+            v1::IngestEvent { kind: v1::EventKind::Presence.into(), ..good.clone() },
+            "samples[0].measurements",
+        ),
         (v1::IngestEvent { qos: 3, ..good.clone() }, "qos"),
         (v1::IngestEvent { topic: "x".repeat(65_536), ..good.clone() }, "topic"),
         (v1::IngestEvent { refusal: Some(refusal("")), ..good.clone() }, "refusal.reason"),
@@ -153,7 +164,16 @@ fn a_clock_that_is_behind_is_negative_in_both_parts() {
     let wire = |clock_skew_us| {
         let (first_seen, last_seen) = (Timestamp::EPOCH, Timestamp::EPOCH);
         let id = device();
-        let device = Device { id, first_seen, last_seen, last_heartbeat: None, clock_skew_us };
+        let device = Device {
+            id,
+            first_seen,
+            last_seen,
+            last_heartbeat: None,
+            clock_skew_us,
+            presence: Standing::default(),
+            facts: DeviceFacts::default(),
+            counts: DeviceCounts::default(),
+        };
         v1::Device::from(device).clock_skew
     };
     assert_eq!(wire(None), None);

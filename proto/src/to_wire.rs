@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use telemetry_model::{
-    Device, DeviceClock, EventKind, Measurement, Message, MetricName, Reading, Refusal, Sample,
-    Sender, StoredEvent, TimeSource, Timestamp, Value,
+    DeviceClock, EventKind, Measurement, Message, MetricName, Reading, Refusal, Sample, Sender,
+    StoredEvent, TimeSource, Timestamp, Value,
 };
 
 use crate::v1;
@@ -101,18 +101,7 @@ impl From<StoredEvent> for v1::Event {
             time_source: v1::TimeSource::from(event.time_source).into(),
             received: Some(wire_timestamp(event.received)),
             readings: event.readings.into_iter().map(Into::into).collect(),
-        }
-    }
-}
-
-impl From<Device> for v1::Device {
-    fn from(device: Device) -> Self {
-        Self {
-            device_id: device.id.as_str().to_owned(),
-            first_seen: Some(wire_timestamp(device.first_seen)),
-            last_seen: Some(wire_timestamp(device.last_seen)),
-            last_heartbeat: device.last_heartbeat.map(wire_timestamp),
-            clock_skew: device.clock_skew_us.map(signed_duration),
+            presence: event.presence.map(Into::into),
         }
     }
 }
@@ -128,6 +117,7 @@ impl From<EventKind> for v1::EventKind {
         match kind {
             EventKind::Telemetry => Self::Telemetry,
             EventKind::Heartbeat => Self::Heartbeat,
+            EventKind::Presence => Self::Presence,
         }
     }
 }
@@ -143,7 +133,7 @@ impl From<TimeSource> for v1::TimeSource {
 }
 
 /// A length of time in microseconds, which may be negative; then so are both parts.
-fn signed_duration(micros: i64) -> prost_types::Duration {
+pub(crate) fn signed_duration(micros: i64) -> prost_types::Duration {
     prost_types::Duration {
         seconds: micros / 1_000_000,
         nanos: i32::try_from(micros % 1_000_000 * 1000).unwrap_or(0),

@@ -1,7 +1,10 @@
 //! The bridge and its broker: it comes back, it says what is wrong, and its health tells the truth.
 
 use anyhow::ensure;
-use e2e::{Database, Device, Manners, RefusingBroker, System, health_becomes, is_serving};
+use e2e::{
+    Database, Device, Manners, RefusingBroker, System, eventually, health_becomes, is_serving,
+    scrape,
+};
 
 #[tokio::test]
 async fn a_broker_that_was_killed_is_found_again() -> anyhow::Result<()> {
@@ -81,6 +84,28 @@ async fn a_refused_subscription_is_named() -> anyhow::Result<()> {
         ensure!(!is_serving(&system.bridge_address()).await?);
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn a_refused_status_topic_is_named_and_costs_nothing_else() -> anyhow::Result<()> {
+    let mut system = System::start_store(Database::Sqlite).await?;
+    system.set_broker(RefusingBroker::start(Manners::RefuseLast)?.port());
+    system.start_bridge()?;
+    let bridge = system.bridge()?;
+    bridge.logged("MQTT broker refused the subscription", 1).await?;
+    health_becomes(&system.bridge_address(), true).await?;
+    let log = bridge.log().join("\n");
+    ensure!(log.contains("devices/+/status") && log.contains("ACL"), "{log}");
+    let failures = "telemetry_bridge_connection_failures_total{class=\"acl\"}";
+    ensure!(scrape(&system.bridge_metrics()).await?.get(failures) == Some(&1));
+    let client = system.client().await?;
+    eventually("the ledger has a hint", async || {
+        let ledger = client.ledger().await?;
+        let mut hints = ledger.senders.iter().flat_map(|sender| &sender.hints);
+        ensure!(hints.any(|hint| hint.finding.contains("devices/+/status")), "{ledger:?}");
+        Ok(())
+    })
+    .await
 }
 
 /// Starts a bridge that cannot connect, and waits for the line that says so.

@@ -15,6 +15,7 @@ mod faults;
 mod ledger;
 mod metrics;
 mod payloads;
+mod presence;
 mod shutdown;
 mod tidy;
 mod unacknowledged;

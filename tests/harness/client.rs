@@ -168,7 +168,8 @@ impl WatchResponse for WatchDevicesResponse {
     }
 }
 
-/// Reads a watch until it has told so many events; also answers the last cursor.
+/// Reads a watch until it has told so many events, changes of presence not counted; also answers
+/// the last cursor.
 pub async fn events<R: WatchResponse>(
     stream: &mut Streaming<R>,
     count: usize,
@@ -178,7 +179,7 @@ pub async fn events<R: WatchResponse>(
         let response = tokio::time::timeout(crate::DEADLINE, stream.message()).await;
         let response = response.context("the watch is silent")??.context("the watch ended")?;
         let (told, next) = response.into_parts();
-        events.extend(next);
+        events.extend(next.into_iter().filter(|event| event.presence.is_none()));
         cursor = told;
     }
     Ok((events, cursor))

@@ -38,6 +38,13 @@ impl RawDevice {
         Ok(Self(speaker, listener))
     }
 
+    /// The same with a last will, which the broker publishes if it is dropped.
+    pub async fn connect_with_will(port: u16, topic: &str, will: &str) -> anyhow::Result<Self> {
+        let connected = timeout(PATIENCE, handshake(port, "mortal", Some((topic, will)))).await;
+        let (speaker, listener) = connected.context("the broker does not answer")??;
+        Ok(Self(speaker, listener))
+    }
+
     /// Publishes at `QoS` 1 and waits for the acknowledgement.
     pub async fn publish(&mut self, topic: &str, payload: &[u8]) -> anyhow::Result<()> {
         let Self(speaker, listener) = self;
@@ -48,16 +55,29 @@ impl RawDevice {
 
 /// Connects with MQTT 3.1.1, without a session, as the devices' user.
 pub(crate) async fn connect(port: u16, client_id: &str) -> anyhow::Result<(Speaker, Listener)> {
-    timeout(PATIENCE, handshake(port, client_id)).await.context("the broker does not answer")?
+    timeout(PATIENCE, handshake(port, client_id, None))
+        .await
+        .context("the broker does not answer")?
 }
 
-async fn handshake(port: u16, client_id: &str) -> anyhow::Result<(Speaker, Listener)> {
-    const PROTOCOL: [u8; 10] = [0, 4, b'M', b'Q', b'T', b'T', 4, 0b1100_0010, 0, 0];
+async fn handshake(
+    port: u16,
+    client_id: &str,
+    will: Option<(&str, &str)>,
+) -> anyhow::Result<(Speaker, Listener)> {
+    const PROTOCOL: [u8; 7] = [0, 4, b'M', b'Q', b'T', b'T', 4];
+    /// With a name and a password; and a will at `QoS` 1.
+    const FLAGS: u8 = 0b1100_0010;
+    const WILL: u8 = 0b0000_1100;
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
     stream.set_nodelay(true)?;
     let (read, mut write) = stream.into_split();
     let mut body = PROTOCOL.to_vec();
-    for text in [client_id, Mosquitto::DEVICE, Mosquitto::PASSWORD] {
+    body.extend([FLAGS | if will.is_some() { WILL } else { 0 }, 0, 0]);
+    let (topic, message) = will.unzip();
+    let texts = [Some(client_id), topic, message];
+    let who = [Mosquitto::DEVICE, Mosquitto::PASSWORD];
+    for text in texts.into_iter().flatten().chain(who) {
         put_text(&mut body, text);
     }
     write.write_all(&packet(0x10, &body)).await?;

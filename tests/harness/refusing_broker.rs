@@ -15,6 +15,8 @@ use std::{
 pub enum Manners {
     /// It refuses every subscription, with this code.
     Refuse(u8),
+    /// It refuses the last of three.
+    RefuseLast,
     /// It hangs up at once.
     Kick,
     /// It sends a message that is larger than its client takes.
@@ -88,8 +90,12 @@ fn serve(mut stream: TcpStream, manners: Manners) -> std::io::Result<()> {
                 stream.write_all(&[0x30, 0xff, 0xff, 0xff, 0x7f])?;
             }
             (SUBSCRIBE, [high, low, ..], manners) => {
-                let code = if let Manners::Refuse(code) = manners { code } else { 1 };
-                stream.write_all(&[0x90, 5, *high, *low, 0, code, code])?;
+                let codes = match manners {
+                    Manners::Refuse(code) => [code; 3],
+                    Manners::RefuseLast => [1, 1, 0x87],
+                    _ => [1; 3],
+                };
+                stream.write_all(&[&[0x90, 6, *high, *low, 0][..], &codes].concat())?;
             }
             _ => {}
         }

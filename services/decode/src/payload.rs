@@ -8,10 +8,12 @@
 //! What can be understood is kept, whatever stands beside it: a value that cannot costs itself, a
 //! time that cannot costs its sample, which would else be stored under another time. But a message
 //! with too many samples or measurements is rejected as a whole, since no part of it is better than
-//! another. A heartbeat may say anything: what cannot be understood of it is not missed.
+//! another. A heartbeat may say anything: what cannot be understood of it is not missed. A status
+//! says one thing, see [`status`].
 
 mod faults;
 mod json;
+mod status;
 mod time;
 
 use serde_json::{Value as Scalar, value::RawValue};
@@ -45,6 +47,9 @@ pub fn decode(kind: EventKind, payload: &[u8]) -> Result<Decoded, Rejected> {
     match kind {
         EventKind::Telemetry => telemetry(payload),
         EventKind::Heartbeat => Ok(Decoded { samples: heartbeat(payload), rejected: None }),
+        EventKind::Presence => {
+            Ok(Decoded { samples: vec![status::status(payload)?], rejected: None })
+        }
     }
 }
 

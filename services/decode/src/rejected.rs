@@ -48,6 +48,8 @@ pub enum Reason {
     NotAnObject,
     /// Nothing is measured.
     NoMeasurements,
+    /// A status is neither of the two.
+    UnknownStatus,
     /// The time cannot be understood.
     InvalidTime,
     /// The name of a metric is not well formed.
@@ -84,6 +86,7 @@ impl fmt::Display for Reason {
             Self::NotJson => "not_json",
             Self::NotAnObject => "not_an_object",
             Self::NoMeasurements => "no_measurements",
+            Self::UnknownStatus => "unknown_status",
             Self::InvalidTime => "invalid_time",
             Self::InvalidMetric => "invalid_metric",
             Self::InvalidValue => "invalid_value",

@@ -1,6 +1,6 @@
 //! What a message of a device becomes: an event on its way in, a stored event, its readings.
 
-use crate::{Cursor, DeviceId, MetricName, Timestamp, Value};
+use crate::{Cursor, DeviceId, MetricName, PresenceChange, Timestamp, Value};
 
 /// What one message became: parsed, but not yet placed in time.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,22 +11,66 @@ pub struct Event {
     pub kind: EventKind,
     /// When the bridge received it; no two events of a device share one.
     pub received: Timestamp,
-    /// What was measured; a heartbeat has one sample at most.
+    /// What was measured; a heartbeat has one sample at most, a status exactly one, see [`Status`].
     pub samples: Vec<Sample>,
 }
 
 impl Event {
+    /// Marks a status as one that the broker had kept; false if that takes all meaning from it.
+    pub fn mark_retained(&mut self) -> bool {
+        let says_gone = self.status().is_some_and(|status| !status.online);
+        let Some(sample) = self.samples.first_mut().filter(|_| says_gone) else { return false };
+        let Ok(metric) = MetricName::parse(Status::RETAINED) else { return false };
+        sample.measurements.push(Measurement { metric, value: Value::Flag(true) });
+        true
+    }
+
+    /// What a status says; nothing if it is of another kind.
+    pub fn status(&self) -> Option<Status> {
+        if self.kind != EventKind::Presence {
+            return None;
+        }
+        let said = self.samples.iter().flat_map(|sample| &sample.measurements);
+        let flag = |name| {
+            let mut said = said.clone().filter(|m| m.metric.as_str() == name);
+            said.find_map(|m| if let Value::Flag(flag) = m.value { Some(flag) } else { None })
+        };
+        Some(Status {
+            online: flag(Status::ONLINE)?,
+            retained: flag(Status::RETAINED) == Some(true),
+        })
+    }
+
     /// The most samples one event may have.
     pub const MAX_SAMPLES: usize = 1000;
 }
 
-/// The two kinds of message.
+/// What a device says of its presence, or the broker in its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Whether it is there.
+    pub online: bool,
+    /// Whether the broker had kept it, so that nobody knows of when it is.
+    pub retained: bool,
+}
+
+impl Status {
+    /// Under which names the only sample of a status has the two, as flags. The second may be left
+    /// out.
+    pub const ONLINE: &str = "online";
+    /// The second name.
+    pub const RETAINED: &str = "retained";
+}
+
+/// The kinds of message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventKind {
     /// Measurements.
     Telemetry,
     /// A sign of life: what it says of the device is shown, but is no reading.
     Heartbeat,
+    /// Whether the device is there: as a message what a status topic said, in the log a change.
+    Presence,
 }
 
 /// What a device measured at one moment.
@@ -105,19 +149,6 @@ pub struct StoredEvent {
     pub received: Timestamp,
     /// The readings it added; of a heartbeat, what the device said of itself.
     pub readings: Vec<Reading>,
-}
-
-/// A device that has been heard of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Device {
-    /// Its id.
-    pub id: DeviceId,
-    /// When its first message was received.
-    pub first_seen: Timestamp,
-    /// When its newest message was received.
-    pub last_seen: Timestamp,
-    /// When its newest heartbeat was received.
-    pub last_heartbeat: Option<Timestamp>,
-    /// How many microseconds its wall clock was ahead of the time of receipt when it last told one.
-    pub clock_skew_us: Option<i64>,
+    /// How the device's presence changed, if that is what happened.
+    pub presence: Option<PresenceChange>,
 }

@@ -109,7 +109,8 @@ mod tests {
     #[test]
     fn an_account_balances_whatever_was_told() {
         let tally = Tally { stored: 5, duplicate: 2, quarantined: 1, ..Tally::default() };
-        let report = |received| Some(SenderReport { received, dropped: 1, record: vec![] });
+        let report =
+            |received| Some(SenderReport { received, dropped: 1, ..SenderReport::default() });
         let account = |report, ended| Account {
             process: "a".into(),
             client: "bridge".into(),

@@ -10,6 +10,7 @@
 
 mod clock;
 mod cursor;
+mod device;
 mod event;
 mod grid;
 mod id;
@@ -24,16 +25,21 @@ mod value;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use cursor::{Cursor, PARTITIONS, Partition};
+pub use device::{
+    Device, DeviceCounts, DeviceFacts, Presence, PresenceChange, PresenceReason, Standing,
+};
 pub use event::{
-    Device, DeviceClock, Event, EventKind, Measurement, Reading, Sample, StoredEvent, TimeSource,
+    DeviceClock, Event, EventKind, Measurement, Reading, Sample, Status, StoredEvent, TimeSource,
 };
 pub use grid::Grid;
 pub use id::{DeviceId, MetricName};
 pub use invalid::Invalid;
 pub use ledger::{Account, Balance, Tally};
-pub use message::{ClientId, Message, ProcessId, Refusal, Sender, SenderReport, Submission};
+pub use message::{
+    ClientId, Listening, Message, ProcessId, Refusal, Sender, SenderReport, Submission,
+};
 pub use positions::Positions;
-pub use query::{Order, ReadingPosition, ReadingQuery};
+pub use query::{DeviceQuery, Order, ReadingPosition, ReadingQuery};
 pub use series::{Point, Selection, Series, Summary};
 pub use time::{TimeRange, Timestamp};
 pub use value::Value;

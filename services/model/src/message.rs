@@ -125,4 +125,18 @@ pub struct SenderReport {
     pub dropped: u64,
     /// All that it told: an encoded `telemetry.v1.BridgeReport`.
     pub record: Vec<u8>,
+    /// How long it has listened to the devices, if it told.
+    pub listening: Option<Listening>,
+}
+
+/// For how long a sender has heard every message that the broker had for it. Silence counts as
+/// evidence only within that time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listening {
+    /// From when on, without a break.
+    pub since: Timestamp,
+    /// Until when. All that it received until then has been submitted.
+    pub through: Timestamp,
+    /// Whether it leaves for good or for a while, and says so: nobody need wait for it.
+    pub leaves: bool,
 }

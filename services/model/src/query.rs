@@ -1,6 +1,21 @@
 //! What can be asked of the history, already checked.
 
-use crate::{DeviceId, MetricName, TimeRange, Timestamp};
+use crate::{DeviceId, MetricName, Presence, TimeRange, Timestamp};
+
+/// Which devices to list, ordered by id: those that match all that is set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceQuery {
+    /// Only those behind this one.
+    pub after: Option<DeviceId>,
+    /// Whose ids begin with this text.
+    pub id_prefix: String,
+    /// Whose ids begin with one of these.
+    pub within: Option<Vec<String>>,
+    /// That have this presence.
+    pub presence: Option<Presence>,
+    /// How many at most.
+    pub limit: usize,
+}
 
 /// The order in which readings are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

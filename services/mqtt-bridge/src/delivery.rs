@@ -9,6 +9,9 @@ pub(crate) struct Delivery {
     pub(crate) connected: bool,
     /// Whether the broker still had our session when it accepted us last.
     pub(crate) session_present: bool,
+    /// Since when it grants all that we need on this connection, and when it last said so with
+    /// nothing left to send us.
+    listening: Option<(Timestamp, Timestamp)>,
     /// What it answered to each of our subscriptions.
     pub(crate) grants: Vec<Grant>,
     /// Messages received at each `QoS`, redelivered ones included.
@@ -49,6 +52,27 @@ impl Delivery {
         self.last_failure = Some(LastFailure { class, reason, time });
     }
 
+    /// The broker has answered our question at this time, and all that it sent before is received:
+    /// all it had, unless it may have held back more.
+    pub(crate) fn answered(&mut self, is_granted: bool, has_heard_all: bool, now: Timestamp) {
+        self.listening = match self.listening {
+            _ if !is_granted => None,
+            Some((since, through)) if !has_heard_all => Some((since, through)),
+            Some((since, through)) => Some((since, through.max(now))),
+            None => Some((now, now)),
+        };
+    }
+
+    /// The connection is gone.
+    pub(crate) fn disconnected(&mut self) {
+        (self.connected, self.listening) = (false, None);
+    }
+
+    /// From when to when all messages that the broker had for us were received, with this connection.
+    pub(crate) fn listening(&self) -> Option<(Timestamp, Timestamp)> {
+        self.listening
+    }
+
     /// Counts a message; so many are unacknowledged now.
     pub(crate) fn received(&mut self, is_qos0: bool, unacked: usize) {
         if is_qos0 {
@@ -72,6 +96,23 @@ mod tests {
         }
         assert_eq!(delivery.failures, [("network", 2), ("tls", 1)]);
         assert_eq!(delivery.last_failure.unwrap().reason, "network again");
+    }
+
+    #[test]
+    fn we_listen_while_all_is_granted_and_nothing_held_back() {
+        let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000).unwrap();
+        let mut delivery = Delivery::default();
+        delivery.answered(false, true, at(1));
+        assert_eq!(delivery.listening(), None);
+        delivery.answered(true, true, at(2));
+        delivery.answered(true, true, at(7));
+        assert_eq!(delivery.listening(), Some((at(2), at(7))));
+        delivery.answered(true, false, at(12));
+        assert_eq!(delivery.listening(), Some((at(2), at(7))), "it holds back some");
+        delivery.answered(true, true, at(22));
+        assert_eq!(delivery.listening(), Some((at(2), at(22))));
+        delivery.disconnected();
+        assert_eq!(delivery.listening(), None);
     }
 
     #[test]

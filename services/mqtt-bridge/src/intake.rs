@@ -95,6 +95,8 @@ impl Intake {
                 }
                 // It is a sign of life whatever it says.
                 EventKind::Heartbeat => event.samples.clear(),
+                // It says one thing.
+                EventKind::Presence => {}
             }
         }
         event.received = self.stamp.next(event.samples.len());

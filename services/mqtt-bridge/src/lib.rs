@@ -69,11 +69,12 @@ impl Bridge {
         let settings = settings.check()?;
         let limits = Limits { owed: settings.window.into(), bytes: settings.window_bytes };
         let link = Arc::new(Link::new(limits));
-        let source = Source::new(&settings, Arc::clone(&link), Arc::new(SystemClock))?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let source = Source::new(&settings, Arc::clone(&link), Arc::clone(&clock))?;
         let store = service_kit::channel::connect(&settings.store_url, &settings.access)
             .with_context(|| format!("STORE_URL: cannot use {}", settings.store_url))?;
         let store_url = settings.store_url.clone();
-        let uplink = Uplink::new(sender(&settings)?, store_url, store, Arc::clone(&link));
+        let uplink = Uplink::new(sender(&settings)?, store_url, store, Arc::clone(&link), clock);
         let listener = TcpListener::bind(settings.listen)
             .await
             .with_context(|| format!("cannot listen on {} (BRIDGE_LISTEN)", settings.listen))?;

@@ -45,6 +45,14 @@ pub struct Settings {
         default_value = "devices/+/heartbeat"
     )]
     pub heartbeat_topic: String,
+    /// Filters of topics on which devices, or the broker as their last will, say whether they are
+    /// there, likewise; empty for none.
+    #[arg(
+        long = "mqtt-status-topic",
+        env = "MQTT_STATUS_TOPIC",
+        default_value = "devices/+/status"
+    )]
+    pub status_topic: String,
     /// URL of the telemetry store.
     #[arg(long, env = "STORE_URL", default_value = "http://localhost:50051")]
     pub store_url: String,
@@ -143,6 +151,7 @@ pub(crate) struct Checked {
     pub(crate) broker: Broker,
     pub(crate) telemetry: Vec<TopicFilter>,
     pub(crate) heartbeat: Vec<TopicFilter>,
+    pub(crate) status: Vec<TopicFilter>,
 }
 
 /// The broker, and who we are to it.
@@ -219,6 +228,10 @@ impl Settings {
             broker: self.broker.check()?,
             telemetry: filters("MQTT_TELEMETRY_TOPIC", &self.telemetry_topic)?,
             heartbeat: filters("MQTT_HEARTBEAT_TOPIC", &self.heartbeat_topic)?,
+            status: match self.status_topic.trim() {
+                "" => Vec::new(),
+                topics => filters("MQTT_STATUS_TOPIC", topics)?,
+            },
         })
     }
 }
@@ -301,6 +314,7 @@ mod tests {
     fn what_does_not_fit_together_is_refused_by_name() {
         for (args, named) in [
             (&["--mqtt-telemetry-topic", "devices/#"][..], "MQTT_TELEMETRY_TOPIC"),
+            (&["--mqtt-status-topic", "devices/status"], "MQTT_STATUS_TOPIC"),
             (&["--mqtt-client-cert", "x"], "MQTT_CLIENT_KEY"),
             (&["--mqtt-host", ""], "MQTT_HOST"),
             (&["--store-url", "localhost:50051"], "STORE_URL"),
@@ -335,6 +349,9 @@ mod tests {
         let args = ["--mqtt-backend-password", "", "--mqtt-telemetry-topic", "a/+, b/+/t"];
         let checked = check(&args).unwrap();
         assert_eq!((checked.telemetry.len(), checked.broker.port), (2, 1883));
+        assert_eq!(checked.status.len(), 1);
+        let checked = check(&[&args[..], &["--mqtt-status-topic", ""]].concat()).unwrap();
+        assert!(checked.status.is_empty());
         let checked = check(&[&args[..], &["--mqtt-use-tls", "true"]].concat()).unwrap();
         assert_eq!(checked.broker.port, 8883);
     }

@@ -84,6 +84,8 @@ pub(crate) struct Source {
     /// Memory that must be free for what comes while we leave.
     reserve: usize,
     filters: Vec<SubscribeFilter>,
+    /// How many of them, from the front, we cannot do without.
+    needed: usize,
     intake: Intake,
     /// Not to be foreseen by whoever publishes.
     fingerprints: RandomState,
@@ -102,7 +104,8 @@ impl Source {
         let mut router = Router::default();
         router.add(&settings.telemetry, EventKind::Telemetry);
         router.add(&settings.heartbeat, EventKind::Heartbeat);
-        let filters = settings.telemetry.iter().chain(&settings.heartbeat);
+        router.add(&settings.status, EventKind::Presence);
+        let filters = settings.telemetry.iter().chain(&settings.heartbeat).chain(&settings.status);
         let filters = filters.map(|filter| session::subscription(broker, filter.as_str()));
         let filters = filters.collect();
         let rejections = Arc::clone(link.rejections());
@@ -118,6 +121,7 @@ impl Source {
             // More than what makes reading pause, or we could not leave any more.
             reserve: ROOM + settings.window_bytes / 16,
             filters,
+            needed: settings.telemetry.len() + settings.heartbeat.len(),
             intake: Intake::new(router, decode, Arc::clone(&clock), rejections),
             fingerprints: RandomState::new(),
             rates: settings.device_rate.map(|(rate, burst)| Rates::new(rate, burst)),
@@ -140,7 +144,7 @@ impl Source {
             tracing::info!(host, port, "connecting to MQTT broker");
             let ended = Connection::listen(&mut self, &mut backoff, &stopping, &leave).await;
             self.link.set_subscribed(false);
-            self.link.delivery().connected = false;
+            self.link.delivery().disconnected();
             self.link.window().void_receipts();
             let waited = match ended {
                 Ended::Left => {

@@ -13,9 +13,10 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, bail};
 use service_kit::channel::{self, Channel};
 use telemetry_decode::{Reason, Rejected};
-use telemetry_model::Sender;
-use telemetry_proto::v1::{
-    self, IngestRequest, IngestResponse, ingest_service_client::IngestServiceClient,
+use telemetry_model::{Clock, Sender, Timestamp};
+use telemetry_proto::{
+    v1::{self, IngestRequest, IngestResponse, ingest_service_client::IngestServiceClient},
+    wire_timestamp,
 };
 use tokio::{
     sync::mpsc,
@@ -36,7 +37,7 @@ const REQUESTS: usize = 4;
 /// A store that owes us an answer for so long is not going to give it.
 const SILENCE: Duration = Duration::from_secs(30);
 /// How often it is told of our side while there are no events.
-const REPORT_EVERY: Duration = Duration::from_secs(5);
+const REPORT_EVERY: Duration = Duration::from_secs(2);
 /// How long the store may take to end the stream when we are stopping.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -47,11 +48,21 @@ pub(crate) struct Uplink {
     store_url: String,
     store: IngestServiceClient<Channel>,
     link: Arc<Link>,
+    clock: Arc<dyn Clock>,
+    /// Since when the stream stands.
+    since: Timestamp,
 }
 
 impl Uplink {
-    pub(crate) fn new(sender: Sender, store_url: String, store: Channel, link: Arc<Link>) -> Self {
-        Self { sender, store_url, store: IngestServiceClient::new(store), link }
+    pub(crate) fn new(
+        sender: Sender,
+        store_url: String,
+        store: Channel,
+        link: Arc<Link>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let since = clock.now();
+        Self { sender, store_url, store: IngestServiceClient::new(store), link, clock, since }
     }
 
     /// Sends until told to stop.
@@ -125,6 +136,7 @@ impl Uplink {
         let Some(opened) = stopping.run_until_cancelled(opened).await else { return Ok(()) };
         let mut responses = opened.context("the store does not answer")??;
         backoff.is_up();
+        self.since = self.clock.now();
         self.link.set_streaming(true);
         tracing::info!(url = self.store_url, "streaming to telemetry store");
         let mut request = self.next_request();
@@ -139,7 +151,11 @@ impl Uplink {
                     let awaits_more = self.link.window().awaits_ack();
                     answer_by = awaits_more.then(|| Instant::now() + SILENCE);
                 }
-                () = stopping.cancelled() => break,
+                () = stopping.cancelled() => {
+                    // If there is no room for it, presence waits for us a while.
+                    let _told = requests.try_send(self.farewell());
+                    break;
+                }
                 permit = requests.reserve(), if request.is_some() => {
                     if let Some(request) = request.take() {
                         permit?.send(request);
@@ -191,11 +207,33 @@ impl Uplink {
 
     /// What we count and know.
     fn report(&self) -> IngestRequest {
-        let report = report::report(self.link.window().counts(), &self.link.delivery());
+        let listening = self.listening().filter(|_| self.link.window().is_sent());
+        self.report_with(listening)
+    }
+
+    fn report_with(&self, listening: Option<v1::Listening>) -> IngestRequest {
+        let mut report = report::report(self.link.window().counts(), &self.link.delivery());
+        report.listening = listening;
         IngestRequest { report: Some(report), ..IngestRequest::default() }
     }
 
+    /// The last report: we leave.
+    fn farewell(&self) -> IngestRequest {
+        let now = Some(wire_timestamp(self.since));
+        self.report_with(Some(v1::Listening { since: now, through: now, leaves: true }))
+    }
+
+    /// For how long we have heard the devices, over this stream. To be asked before the window is
+    /// looked at: what was received until then is in it.
+    fn listening(&self) -> Option<v1::Listening> {
+        let (since, through) = self.link.delivery().listening()?;
+        let since = since.max(self.since);
+        let [since, through] = [since, through.max(since)].map(|t| Some(wire_timestamp(t)));
+        Some(v1::Listening { since, through, leaves: false })
+    }
+
     fn next_request(&self) -> Option<IngestRequest> {
+        let listening = self.listening();
         let mut window = self.link.window();
         let batch = window.next_batch(MAX_EVENTS, MAX_BYTES)?;
         let (first_sequence, flush) = (batch.first_sequence, batch.is_last);
@@ -203,7 +241,8 @@ impl Uplink {
         drop(window);
         // To flush is to say that nothing more will come before the broker has acknowledgements for
         // these, for all we know: its own limit of messages in flight may be as low as 20.
-        Some(IngestRequest { first_sequence, events, flush, ..self.report() })
+        let report = self.report_with(listening.filter(|_| flush));
+        Some(IngestRequest { first_sequence, events, flush, ..report })
     }
 
     fn settle(&self, response: &IngestResponse) -> anyhow::Result<()> {

@@ -261,6 +261,11 @@ impl<R> Window<R> {
         self.redelivery.forget();
     }
 
+    /// True if nothing is left to send.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.offered == self.deliveries.len()
+    }
+
     /// True if something was sent that is not acknowledged.
     pub(crate) fn awaits_ack(&self) -> bool {
         self.acked < self.sent

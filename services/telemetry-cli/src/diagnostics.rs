@@ -84,6 +84,26 @@ fn counts(counts: &[ReasonCount]) -> String {
     if counts.is_empty() { "0".to_owned() } else { counts.join(", ") }
 }
 
+pub(crate) async fn explain(
+    store: &Store,
+    device: String,
+    output: &mut Output<'_>,
+) -> anyhow::Result<()> {
+    let request = v1::ExplainDeviceRequest { device_id: device };
+    let answer = store.diagnostics().explain_device(request).await;
+    let answer = answer.map_err(|status| store.explain(&status))?.into_inner();
+    output.rows(answer.findings.into_iter().map(finding).collect())
+}
+
+fn finding(finding: v1::Finding) -> Row {
+    let severity = finding.severity().as_str_name().trim_start_matches("SEVERITY_").to_lowercase();
+    vec![
+        ("severity", severity.into()),
+        ("finding", finding.text.into()),
+        ("fix", finding.fix.into()),
+    ]
+}
+
 pub(crate) async fn quarantine(
     store: &Store,
     command: QuarantineCommand,
@@ -124,6 +144,7 @@ fn message(message: v1::QuarantinedMessage) -> Row {
         EventKind::Unspecified => "",
         EventKind::Telemetry => "telemetry",
         EventKind::Heartbeat => "heartbeat",
+        EventKind::Presence => "status",
     };
     vec![
         ("id", message.id.into()),

@@ -42,7 +42,12 @@ struct Common {
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
     /// List the devices.
-    Devices,
+    Devices(query::DevicesArgs),
+    /// Say why a device is silent or wrong, and what to do.
+    Explain {
+        /// The device.
+        device: String,
+    },
     /// List the metrics of a device, or of all.
     Metrics {
         /// The device.
@@ -88,7 +93,8 @@ pub async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> anyhow::Result<()> {
     };
     let store = Store::connect(&store, &access)?;
     match command {
-        Command::Devices => query::devices(&store, &mut output).await,
+        Command::Devices(args) => query::devices(&store, args, &mut output).await,
+        Command::Explain { device } => diagnostics::explain(&store, device, &mut output).await,
         Command::Metrics { device } => query::metrics(&store, device, &mut output).await,
         Command::Latest { device } => query::latest(&store, device, &mut output).await,
         Command::Readings(args) => query::readings(&store, args, &mut output).await,

@@ -111,6 +111,11 @@ pub(crate) fn reading(reading: v1::Reading) -> Row {
     ]
 }
 
+/// A presence in words.
+pub(crate) fn presence(presence: v1::Presence) -> String {
+    presence.as_str_name().trim_start_matches("PRESENCE_").to_lowercase()
+}
+
 pub(crate) fn value(value: Option<Value>) -> Json {
     match value {
         Some(Value::Number(number)) => number.into(),

@@ -1,7 +1,7 @@
 //! The commands that ask once.
 #![expect(clippy::print_stderr, reason = "says on standard error what is not output")]
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use telemetry_model::Timestamp;
 use telemetry_proto::v1;
 
@@ -10,6 +10,33 @@ use crate::{
     store::Store,
     times::When,
 };
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DevicesArgs {
+    /// Only those with this presence.
+    #[arg(long)]
+    presence: Option<Presence>,
+    /// Only those whose ids begin so.
+    #[arg(long, default_value = "")]
+    prefix: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Presence {
+    Online,
+    Offline,
+    Unknown,
+}
+
+impl From<Presence> for v1::Presence {
+    fn from(presence: Presence) -> Self {
+        match presence {
+            Presence::Online => Self::Online,
+            Presence::Offline => Self::Offline,
+            Presence::Unknown => Self::Unknown,
+        }
+    }
+}
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ReadingsArgs {
@@ -32,23 +59,34 @@ pub(crate) struct ReadingsArgs {
     limit: usize,
 }
 
-pub(crate) async fn devices(store: &Store, output: &mut Output<'_>) -> anyhow::Result<()> {
-    let mut page_token = String::new();
+pub(crate) async fn devices(
+    store: &Store,
+    args: DevicesArgs,
+    output: &mut Output<'_>,
+) -> anyhow::Result<()> {
+    let mut request = v1::ListDevicesRequest {
+        page_size: 1000,
+        presence: args.presence.map_or(v1::Presence::Unspecified, Into::into).into(),
+        id_prefix: args.prefix,
+        page_token: String::new(),
+    };
     loop {
-        let request = v1::ListDevicesRequest { page_size: 1000, page_token };
-        let page = store.query().list_devices(request).await;
+        let page = store.query().list_devices(request.clone()).await;
         let page = page.map_err(|status| store.explain(&status))?.into_inner();
         output.rows(page.devices.into_iter().map(device).collect())?;
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
             return Ok(());
         }
     }
 }
 
 fn device(device: v1::Device) -> Row {
+    let presence = output::presence(device.presence());
     vec![
         ("device", device.device_id.into()),
+        ("presence", presence.into()),
+        ("since", output::time(device.presence_since)),
         ("first_seen", output::time(device.first_seen)),
         ("last_seen", output::time(device.last_seen)),
         ("last_heartbeat", output::time(device.last_heartbeat)),

@@ -122,6 +122,15 @@ async fn follow(
 /// Prints a line for each reading; which device it is of, unless there is only one.
 fn show(event: Event, is_one: bool, output: &mut Output<'_>) -> anyhow::Result<()> {
     let device = (!is_one).then(|| ("device", event.device_id.as_str().into()));
+    if let Some(change) = &event.presence {
+        let row = [
+            ("time", output::time(change.since)),
+            ("metric", "presence".into()),
+            ("value", output::presence(change.state()).into()),
+            ("time_source", "".into()),
+        ];
+        return output.line(device.into_iter().chain(row).collect());
+    }
     if event.kind() == EventKind::Telemetry {
         return event.readings.into_iter().try_for_each(|reading| {
             output.line(device.clone().into_iter().chain(output::reading(reading)).collect())

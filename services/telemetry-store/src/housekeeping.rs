@@ -1,5 +1,5 @@
 //! What a store does besides serving: health that follows the database, retention, coalesced
-//! writes of per-device state.
+//! writes of per-device state, and with them the devices' presence.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a failure to store counts, unless storing succeeds before. After that a client is let
 /// in to try, or nobody would find out.
 const FAILED_FOR: Duration = Duration::from_secs(10);
-const FLUSH_EVERY: Duration = Duration::from_secs(5);
+/// How often notes are written and presence is judged, at least and at most: in a quarter of
+/// `OFFLINE_AFTER`.
+const FLUSH_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 const PRUNE_EVERY: Duration = Duration::from_mins(10);
 
 /// The periodic work of a store.
@@ -26,6 +28,8 @@ pub(crate) struct Housekeeping {
     pub(crate) clock: Arc<dyn Clock>,
     /// When storing last failed.
     pub(crate) failed_at: FailedAt,
+    /// After how much silence a device is offline.
+    pub(crate) offline_after: Duration,
 }
 
 impl Housekeeping {
@@ -57,11 +61,16 @@ impl Housekeeping {
     }
 
     async fn flush(&self) {
-        let mut tick = interval(FLUSH_EVERY);
+        let every = (self.offline_after / 4).clamp(FLUSH_EVERY.0, FLUSH_EVERY.1);
+        let mut tick = interval(every);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            if let Err(error) = self.storage.flush_devices().await {
+            if let Err(error) = self.storage.flush_devices(self.clock.now()).await {
                 tracing::warn!(%error, "could not write when devices were last seen; trying again");
+            }
+            if let Err(error) = self.storage.judge(self.clock.now()).await {
+                tracing::warn!(%error, "could not judge which devices are there; trying again");
             }
         }
     }

@@ -19,6 +19,7 @@ mod history;
 mod housekeeping;
 mod hub;
 mod metrics;
+mod presence;
 mod settings;
 pub mod storage;
 mod watcher;
@@ -63,6 +64,7 @@ pub struct Server {
     local_addr: SocketAddr,
     metrics: Option<Endpoint>,
     storage: Arc<dyn Storage>,
+    offline_after: Duration,
     /// Tasks that outlive the server's streams.
     background: Lifecycle,
     /// How long the log is kept.
@@ -107,6 +109,7 @@ impl Server {
             local_addr,
             metrics,
             storage,
+            offline_after: settings.offline_after,
             background,
             horizon: settings.watch_horizon,
             max_age: settings.max_connection_age,
@@ -121,7 +124,9 @@ impl Server {
     /// Serves until the lifecycle stops, then drains: no new connections, watches end and ingest
     /// streams get their last acknowledgements, the last batch is written, the database is closed.
     pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
-        let Self { incoming, auth, local_addr, metrics, storage, background, .. } = self;
+        let Self {
+            incoming, auth, local_addr, metrics, storage, offline_after, background, ..
+        } = self;
         let (health, health_service) = Health::new(SERVICES).await;
         let (batcher, batching, failed_at) = Batcher::new(Arc::clone(&storage));
         let hub = Hub::default();
@@ -140,6 +145,7 @@ impl Server {
             health: health.clone(),
             clock: Arc::clone(&clock),
             failed_at,
+            offline_after,
         };
         background.spawn("housekeeping", housekeeping.run(background.token()));
 
@@ -170,7 +176,7 @@ impl Server {
 
         background.stop();
         let clean = background.drained().await;
-        if let Err(error) = storage.flush_devices().await {
+        if let Err(error) = storage.flush_devices(SystemClock.now()).await {
             tracing::warn!(%error, "could not write when devices were last seen");
         }
         storage.close().await;

@@ -5,12 +5,14 @@
 //! | `telemetry_store_serving` | | 1 while the database answers and stores |
 //! | `telemetry_store_batch_messages` | | histogram of the sizes of batches that were to be stored |
 //! | `telemetry_store_append_seconds` | | histogram of how long each took, waiting for the database and failing included |
+//! | `telemetry_devices` | `presence` | devices that are `online`, `offline`, or of which nobody can say (`unknown`) |
 //! | `telemetry_ledger_received` | | messages received |
 //! | `telemetry_ledger_messages` | `outcome` | what became of them: `stored`, `duplicate`, `quarantined`, `in_flight` |
 //! | `telemetry_ledger_dropped` | `reason` | messages dropped |
 //! | `telemetry_ledger_partial` | | messages stored of which a part is in the quarantine |
 //! | `telemetry_ledger_readings` | `outcome` | `stored`, `duplicate`, `conflicting` |
 //!
+//! The devices, like the ledger, are read from the database, and the same from each replica.
 //! Messages received = the sum of messages + the sum of dropped. These are the totals
 //! of `GetLedger`, over all senders, and the same from each replica. They are at most a few seconds
 //! old, and missing while the database does not answer.
@@ -21,6 +23,7 @@ use service_kit::{
     health::Health,
     metrics::{Histogram, Page, Source},
 };
+use telemetry_model::Presence;
 use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
@@ -104,6 +107,21 @@ impl Metrics {
                 return page;
             }
         };
+        let devices = timeout(READ_TIMEOUT, self.storage.presence()).await;
+        if let Ok(Ok(found)) = devices {
+            let states = [
+                ("online", Presence::Online),
+                ("offline", Presence::Offline),
+                ("unknown", Presence::Unknown),
+            ];
+            let count = |state| found.iter().find(|(s, _)| *s == state).map_or(0, |(_, n)| *n);
+            page.gauges(
+                "telemetry_devices",
+                "Devices by their presence.",
+                "presence",
+                states.map(|(name, state)| (name, count(state))),
+            );
+        }
         let total = grpc::ledger::of_all(&accounts);
         page.gauge("telemetry_ledger_received", "Messages received.", total.received);
         page.gauges(
@@ -186,6 +204,9 @@ mod tests {
         assert!(!has_ledger().await, "asked again at once");
         advance(READ_EVERY).await;
         assert!(has_ledger().await);
+        let text = metrics.page().await.into_text();
+        assert!(text.contains("telemetry_devices{presence=\"online\"} 7"), "{text}");
+        assert!(text.contains("telemetry_devices{presence=\"offline\"} 0"), "{text}");
         storage.fail_next(Error::Unavailable("on purpose".into()));
         assert!(has_ledger().await, "asked again at once");
         advance(READ_EVERY).await;

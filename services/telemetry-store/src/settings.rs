@@ -69,6 +69,9 @@ pub struct Settings {
     /// How much the quarantine may hold, in bytes. What no longer fits is counted and let go.
     #[arg(long, global = true, env = "QUARANTINE_MAX_BYTES", default_value_t = 256 << 20)]
     pub quarantine_max_bytes: u64,
+    /// After how much silence, while we listened, a device is offline, such as 180s; at least 1s.
+    #[arg(long, global = true, env = "OFFLINE_AFTER", default_value = "180s", value_parser = duration::parse)]
+    pub offline_after: Duration,
     /// Who may call.
     #[command(flatten)]
     pub auth: AuthSettings,
@@ -101,6 +104,7 @@ impl Settings {
             log: self.watch_horizon,
             quarantine: self.quarantine_retention,
             quarantine_bytes: self.quarantine_max_bytes,
+            offline_after: self.offline_after.max(Duration::from_secs(1)),
         })
     }
 }

@@ -233,12 +233,16 @@ impl<'a> Connection<'a> {
                 },
             })
             .collect();
-        let is_granted = grants.iter().all(|grant| grant.answer.is_ok());
+        let needed = grants.iter().take(self.source.needed);
+        let is_granted = needed.clone().count() == self.source.needed
+            && needed.clone().all(|grant| grant.answer.is_ok());
         let is_news = grants != self.grants;
         for Grant { filter, answer } in &grants {
             match answer {
                 Ok(qos) if is_news => tracing::info!(filter, qos, "subscribed"),
                 Ok(_) => {}
+                // We ask again soon if it is one that we can do without; it is said once.
+                Err(_) if is_granted && !is_news => {}
                 Err(reason) => self.source.failed(
                     &Failure { class: Class::Acl, reason: reason.clone() },
                     Some(filter),
@@ -252,7 +256,15 @@ impl<'a> Connection<'a> {
             self.ask_at = Instant::now() + backoff::CEILING;
         }
         self.source.link.set_subscribed(is_granted);
-        self.source.link.delivery().grants.clone_from(&grants);
+        let unacked = self.source.link.window().owed();
+        let mut delivery = self.source.link.delivery();
+        delivery.grants.clone_from(&grants);
+        // While messages are left with the broker it has some that we have not heard. It may also
+        // hold back some for as long as as many are unacknowledged as it ever sent.
+        let holds_back = unacked > 0 && unacked >= delivery.most_unacked.div_ceil(2);
+        let has_heard_all = !self.has_left_messages && !holds_back;
+        delivery.answered(is_granted, has_heard_all, self.source.clock.now());
+        drop(delivery);
         self.grants = grants;
     }
 

@@ -49,7 +49,7 @@ impl Source {
     fn take(&mut self, publish: &Publish, owed: Option<Owed<Receipt>>) -> Result<(), Full> {
         let is_qos0 = owed.is_none();
         let topic = String::from_utf8_lossy(&publish.topic);
-        let message = self.intake.take(&topic, publish.qos as u8, &publish.payload);
+        let mut message = self.intake.take(&topic, publish.qos as u8, &publish.payload);
         let device = message.event.as_ref().map(|event| event.device.clone());
         let let_go = |reason, owed, detail| {
             self.link.window().let_go(reason, owed);
@@ -61,7 +61,7 @@ impl Source {
             let_go(Reason::RateLimited, owed, "the device sends more than DEVICE_RATE allows");
             return Ok(());
         }
-        if publish.retain && !is_dated(&message) {
+        if publish.retain && !keep_retained(&mut message) {
             let detail = "retained by the broker, and without a time that says of when it is";
             let_go(Reason::Retained, owed, detail);
             return Ok(());
@@ -77,13 +77,16 @@ impl Source {
     }
 }
 
-/// Whether a message says by itself of when it is. A retained one is old, and comes again whenever
-/// somebody subscribes anew: it can be kept only if its own time makes it one and the same. A
-/// retained sign of life is none, whatever it says.
-fn is_dated(message: &Message) -> bool {
+/// Whether to keep a message that the broker had retained. It is old, and comes again whenever
+/// somebody subscribes anew: telemetry can be kept only if its own time makes it one and the same. A
+/// retained sign of life is none, whatever it says; that a device is gone may still be so, and goes
+/// on marked as retained.
+fn keep_retained(message: &mut Message) -> bool {
+    let Some(event) = &mut message.event else { return false };
     let is_wall = |clock| matches!(clock, DeviceClock::Wall(_));
-    message.event.as_ref().is_some_and(|event| {
-        let is_telemetry = event.kind == EventKind::Telemetry;
-        is_telemetry && event.samples.iter().all(|sample| is_wall(sample.clock))
-    })
+    match event.kind {
+        EventKind::Telemetry => event.samples.iter().all(|sample| is_wall(sample.clock)),
+        EventKind::Heartbeat => false,
+        EventKind::Presence => event.mark_retained(),
+    }
 }

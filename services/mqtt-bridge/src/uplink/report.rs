@@ -10,7 +10,7 @@ use crate::{
     window::Counts,
 };
 
-/// The report.
+/// The report, but for how long we have listened.
 pub(super) fn report(counts: &Counts, delivery: &Delivery) -> BridgeReport {
     let dropped = counts.dropped.iter();
     let failures = delivery.failures.iter();
@@ -33,6 +33,7 @@ pub(super) fn report(counts: &Counts, delivery: &Delivery) -> BridgeReport {
             reason: failure.reason.clone(),
             time: Some(wire_timestamp(failure.time)),
         }),
+        listening: None,
     }
 }
 

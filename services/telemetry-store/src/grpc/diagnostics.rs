@@ -3,14 +3,14 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use telemetry_decode::{Decoded, Router, TopicFilter, decode};
-use telemetry_model::{DeviceId, Event, EventKind, Invalid, Message, Submission, Tally};
+use telemetry_model::{Clock, DeviceId, Event, EventKind, Invalid, Message, Submission, Tally};
 use telemetry_proto::{
     v1::{self, diagnostics_service_server::DiagnosticsService},
     wire_timestamp,
 };
 use tonic::{Request, Response, Status};
 
-use super::{access::Devices, ledger, query::page_size};
+use super::{access::Devices, explain::Case, ledger, query::page_size};
 use crate::{
     batcher::Batcher,
     error::{Error, Result},
@@ -31,11 +31,12 @@ const MAX_REPLAYED: u64 = 1000;
 pub(super) struct Diagnostics {
     storage: Arc<dyn Storage>,
     batcher: Batcher,
+    clock: Arc<dyn Clock>,
 }
 
 impl Diagnostics {
-    pub(super) fn new(storage: Arc<dyn Storage>, batcher: Batcher) -> Self {
-        Self { storage, batcher }
+    pub(super) fn new(storage: Arc<dyn Storage>, batcher: Batcher, clock: Arc<dyn Clock>) -> Self {
+        Self { storage, batcher, clock }
     }
 }
 
@@ -75,9 +76,46 @@ impl DiagnosticsService for Diagnostics {
         query.before = before(&request.page_token)?;
         Ok(Response::new(self.replay(query, request.dry_run).await?))
     }
+
+    async fn explain_device(
+        &self,
+        request: Request<v1::ExplainDeviceRequest>,
+    ) -> Result<Response<v1::ExplainDeviceResponse>, Status> {
+        let id = DeviceId::parse(&request.get_ref().device_id).map_err(Error::from)?;
+        Ok(Response::new(self.explain(id).await?))
+    }
 }
 
 impl Diagnostics {
+    async fn explain(&self, id: DeviceId) -> Result<v1::ExplainDeviceResponse> {
+        let device = self.storage.device(&id).await?;
+        let query =
+            QuarantineQuery { device: Some(id.clone()), limit: 1, ..QuarantineQuery::default() };
+        let mut rejection = self.storage.quarantine(&query).await?.pop();
+        let accounts = self.storage.accounts().await?;
+        // Others than bridges do not tell.
+        let serving = accounts.iter().filter(|account| !account.ended && account.report.is_some());
+        let mut bridges: Vec<_> = serving.map(ledger::of_sender).collect();
+        bridges.retain(|bridge| bridge.report.is_some() && !bridge.client_id.is_empty());
+        let case = Case {
+            id: &id,
+            device: device.as_ref(),
+            rejection: rejection.as_ref(),
+            bridges: &bridges,
+            now: self.clock.now(),
+        };
+        let findings = case.findings();
+        if let Some(rejection) = &mut rejection {
+            rejection.refusal.payload.clear();
+        }
+        Ok(v1::ExplainDeviceResponse {
+            findings,
+            device: device.map(Into::into),
+            last_rejection: rejection.map(Into::into),
+            bridges,
+        })
+    }
+
     async fn page(
         &self,
         mut query: QuarantineQuery,
@@ -245,6 +283,7 @@ fn usual_topics() -> Router {
     for (filter, kind) in [
         ("devices/+/telemetry", EventKind::Telemetry),
         ("devices/+/heartbeat", EventKind::Heartbeat),
+        ("devices/+/status", EventKind::Presence),
     ] {
         router.add(&TopicFilter::parse("topic", filter).into_iter().collect::<Vec<_>>(), kind);
     }
@@ -254,7 +293,7 @@ fn usual_topics() -> Router {
 fn readings(event: &Event) -> u64 {
     match event.kind {
         EventKind::Telemetry => event.samples.iter().map(|s| s.measurements.len() as u64).sum(),
-        EventKind::Heartbeat => 0,
+        EventKind::Heartbeat | EventKind::Presence => 0,
     }
 }
 

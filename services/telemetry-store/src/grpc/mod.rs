@@ -2,6 +2,7 @@
 
 mod access;
 mod diagnostics;
+mod explain;
 mod export;
 mod hints;
 mod ingest;
@@ -78,7 +79,7 @@ pub(crate) fn router(
     explains_itself: bool,
 ) -> Result<Router<Behind>, tonic_reflection::server::Error> {
     let Parts { storage, batcher, hub, clock, lifecycle, horizon, max_age } = parts;
-    let diagnostics = Diagnostics::new(Arc::clone(&storage), batcher.clone());
+    let diagnostics = Diagnostics::new(Arc::clone(&storage), batcher.clone(), Arc::clone(&clock));
     let end = StreamEnd::new(lifecycle.clone(), max_age);
     let ingest = Ingest::new(Arc::clone(&storage), batcher, Arc::clone(&clock), end.clone());
     let query = Query::new(Arc::clone(&storage), lifecycle);

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use futures::stream::BoxStream;
 use service_kit::lifecycle::Lifecycle;
-use telemetry_model::{DeviceId, Invalid, MetricName, Order, ReadingPosition, ReadingQuery};
+use telemetry_model::{
+    DeviceId, DeviceQuery, Invalid, MetricName, Order, ReadingPosition, ReadingQuery,
+};
 use telemetry_proto::v1::{self, query_service_server::QueryService};
 use tonic::{Request, Response, Status};
 
@@ -81,8 +83,23 @@ impl QueryService for Query {
                 Error::from(Invalid::new("page_token", reason))
             })?),
         };
-        let mut devices =
-            self.storage.devices(within.as_deref(), after.as_ref(), page_size + 1).await?;
+        if request.id_prefix.len() > DeviceId::MAX_BYTES || request.id_prefix.contains('\0') {
+            let most = DeviceId::MAX_BYTES;
+            let reason = format!("must be at most {most} bytes, without NUL characters");
+            return Err(Error::from(Invalid::new("id_prefix", reason)).into());
+        }
+        let presence = v1::Presence::try_from(request.presence).map_err(|_| {
+            let reason = "must be PRESENCE_ONLINE, PRESENCE_OFFLINE or PRESENCE_UNKNOWN";
+            Error::from(Invalid::new("presence", reason))
+        })?;
+        let query = DeviceQuery {
+            after,
+            id_prefix: request.id_prefix,
+            within,
+            presence: telemetry_proto::presence(presence),
+            limit: page_size + 1,
+        };
+        let mut devices = self.storage.devices(&query).await?;
         let more = devices.len() > page_size;
         devices.truncate(page_size);
         let last = devices.last().filter(|_| more);

@@ -23,6 +23,7 @@ fn event(id: &str, position: i64) -> StoredEvent {
         time_source: TimeSource::Received,
         received: time,
         readings: vec![],
+        presence: None,
     }
 }
 

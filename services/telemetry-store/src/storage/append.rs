@@ -15,15 +15,16 @@ use std::{
 
 use async_trait::async_trait;
 use telemetry_model::{
-    Cursor, Event, EventKind, Measurement, Partition, ProcessId, Reading, StoredEvent, Submission,
-    Tally, TimeSource, Timestamp, Value,
+    Cursor, Event, EventKind, Measurement, Partition, ProcessId, Reading, Standing, StoredEvent,
+    Submission, Tally, TimeSource, Timestamp, Value,
 };
 
 use super::{
-    last_seen::LastSeen,
+    last_seen::{Heard, LastSeen},
     ledger::{self, Due, Entry},
     names::{Ids, Names},
     placing::{self, BootChanges, Clocks},
+    presence::{self, Changes, Found, Known},
     quarantine::{self, Kept, Room},
 };
 use crate::{
@@ -85,6 +86,10 @@ pub(super) trait AppendTx: Send {
     async fn insert_quarantine(&mut self, kept: &[Kept<'_>]) -> Result<()>;
     /// Adds to accounts, by process. One that does not exist is opened.
     async fn save_accounts(&mut self, entries: &BTreeMap<&str, Entry<'_>>) -> Result<()>;
+    /// The presence of these devices, which are in partitions whose heads are held.
+    async fn standings(&mut self, devices: &[i32]) -> Result<Vec<Found>>;
+    /// Writes the presence of devices, which are in order.
+    async fn save_standings(&mut self, standings: &[(i32, Standing)]) -> Result<()>;
     /// Makes it so, and tells other processes that these partitions have grown.
     async fn commit(self, partitions: &[Partition]) -> Result<()>;
 }
@@ -94,6 +99,7 @@ pub(super) trait AppendTx: Send {
 pub(super) struct Shared {
     pub(super) names: Names,
     pub(super) last_seen: LastSeen,
+    pub(super) presence: Known,
     pub(super) room: Room,
     /// How long readings are kept.
     pub(super) retention: Duration,
@@ -122,8 +128,10 @@ pub(super) async fn append<T: AppendTx>(
     tx.save_accounts(&ledger::entries(batch, &work, &tallies)).await?;
     tx.commit(&stored.partitions).await?;
     shared.room.fill(kept.iter().map(Kept::bytes).sum());
+    shared.presence.learn(&stored.ids, &events, &stored.changes);
+    let heard = heard(&work.due, &stored);
+    shared.last_seen.note(heard, &kept, ledger::listening(batch, &work));
     shared.names.learn_pairs(stored.pairs);
-    shared.last_seen.note(&events);
     let tallies = tallies.into_iter().zip(work.follows);
     Ok(tallies.map(|(tally, follows)| follows.then_some(tally)).collect())
 }
@@ -136,6 +144,25 @@ struct Stored {
     too_old: BTreeMap<usize, Timestamp>,
     partitions: Vec<Partition>,
     pairs: Vec<(i32, i32)>,
+    ids: Ids,
+    placed: Vec<(Timestamp, TimeSource)>,
+    changes: Changes,
+}
+
+/// What was stored of each event.
+fn heard<'a>(due: &'a [Due<'a>], stored: &'a Stored) -> impl Iterator<Item = Heard<'a>> {
+    let events = due.iter().filter_map(|due| {
+        let event = due.message.event.as_ref()?;
+        Some((event, due.message.topic.as_ref()))
+    });
+    let outcomes = stored.counts.iter().zip(&stored.placed);
+    events.zip(outcomes).map(|((event, topic), (counts, (_, time_source)))| Heard {
+        event,
+        topic,
+        time_source: *time_source,
+        readings: counts.stored,
+        duplicates: counts.duplicates + counts.conflicts,
+    })
 }
 
 async fn store<T: AppendTx>(tx: &mut T, shared: &Shared, events: &[&Event]) -> Result<Stored> {
@@ -154,14 +181,15 @@ async fn store<T: AppendTx>(tx: &mut T, shared: &Shared, events: &[&Event]) -> R
     let too_old = quarantine::too_old(&mut rows, events, shared.retention);
     let (rows, mut counts) = first_of_each(rows, events.len());
     let rows = insert(tx, rows, &mut counts).await?;
-    let log = log_rows(&mut heads, &ids, events, &placed, &rows);
+    let changes = shared.presence.changes(tx, &ids, events).await?;
+    let log = log_rows(&mut heads, &ids, events, &placed, &rows, &changes);
     tx.insert_log(&log).await?;
     let pairs = rows.iter().map(|row| (row.identity.device, row.identity.metric));
     let pairs: Vec<_> = shared.names.unknown_pairs(pairs).into_iter().collect();
     tx.save(&heads, &clocks.changes(events), &pairs).await?;
     // Nobody need hear of what left the log as it was.
     let partitions = if log.is_empty() { Vec::new() } else { partitions };
-    Ok(Stored { counts, too_old, partitions, pairs })
+    Ok(Stored { counts, too_old, partitions, pairs, ids, placed, changes })
 }
 
 /// What goes into the quarantine, which has so much room, and what is counted for each submission.
@@ -182,7 +210,7 @@ fn settle<'a>(
             && let Some((index, (event, own))) = all.next()
         {
             counts = *own;
-            added = event.kind == EventKind::Heartbeat || counts.stored > 0;
+            added = event.kind != EventKind::Telemetry || counts.stored > 0;
             if let Some(oldest) = stored.too_old.get(&index) {
                 let refusal = Cow::Owned(quarantine::refuse_old(event, *oldest));
                 let (topic, qos) = (message.topic.as_ref(), message.qos);
@@ -282,32 +310,40 @@ pub(super) fn same(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// The log of the events that added something: heartbeats, and telemetry with new readings.
+/// The log of the events that added something: heartbeats, and telemetry with new readings; before
+/// them, how they changed their devices' presence.
 fn log_rows(
     heads: &mut BTreeMap<Partition, i64>,
     ids: &Ids,
     events: &[&Event],
     placed: &[(Timestamp, TimeSource)],
     rows: &[Row<'_>],
+    changes: &Changes,
 ) -> Vec<LogRow> {
-    let mut log = Vec::with_capacity(events.len());
+    let mut log = Vec::with_capacity(events.len() + changes.changes.len());
+    let mut changes = changes.changes.iter().peekable();
     let mut rows = rows.iter().peekable();
     let all = events.iter().zip(&ids.devices).zip(placed).enumerate();
     for (index, ((event, device), (time, time_source))) in all {
+        let partition = event.device.partition();
+        let position = heads.entry(partition).or_insert(0);
+        while let Some((_, change)) = changes.next_if(|(of, _)| *of == index) {
+            *position += 1;
+            log.push(presence::log_row(*device, &event.device, *position, *change));
+        }
         let mut readings = Vec::new();
         while let Some(row) = rows.next_if(|row| row.event == index) {
             readings.push(reading(row.measurement, row.identity.time, row.time_source));
         }
         match event.kind {
             EventKind::Telemetry if readings.is_empty() => continue,
+            EventKind::Presence => continue,
             EventKind::Telemetry => {}
             EventKind::Heartbeat => {
                 let attributes = event.samples.iter().flat_map(|sample| &sample.measurements);
                 readings.extend(attributes.map(|m| reading(m, *time, *time_source)));
             }
         }
-        let partition = event.device.partition();
-        let position = heads.entry(partition).or_insert(0);
         *position += 1;
         let cursor = Cursor { partition, position: *position };
         let record = telemetry_proto::encode_log_record(StoredEvent {
@@ -318,6 +354,7 @@ fn log_rows(
             time_source: *time_source,
             received: event.received,
             readings,
+            presence: None,
         });
         log.push(LogRow { device: *device, cursor, received: event.received, record });
     }

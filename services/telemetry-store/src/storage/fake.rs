@@ -10,9 +10,9 @@ use std::{
 
 use async_trait::async_trait;
 use telemetry_model::{
-    Account, Cursor, Device, DeviceId, Grid, Message, MetricName, Partition, Point, Positions,
-    Reading, ReadingQuery, Selection, Sender, Series, StoredEvent, Submission, Summary, Tally,
-    TimeRange, TimeSource, Timestamp,
+    Account, Cursor, Device, DeviceId, DeviceQuery, Grid, Message, MetricName, Partition, Point,
+    Positions, Presence, Reading, ReadingQuery, Selection, Sender, Series, StoredEvent, Submission,
+    Summary, Tally, TimeRange, TimeSource, Timestamp,
 };
 use tokio::sync::{Semaphore, broadcast};
 
@@ -115,6 +115,7 @@ impl Storage for FakeStorage {
                 time_source: TimeSource::Received,
                 received: event.received,
                 readings: vec![],
+                presence: None,
             });
         }
         drop(self.commits.send(Commit::of(batch)));
@@ -171,13 +172,12 @@ impl Storage for FakeStorage {
         unreachable!("not part of these tests")
     }
 
-    async fn devices(
-        &self,
-        _: Option<&[String]>,
-        _: Option<&DeviceId>,
-        _: usize,
-    ) -> Result<Vec<Device>> {
+    async fn devices(&self, _: &DeviceQuery) -> Result<Vec<Device>> {
         unreachable!("not part of these tests")
+    }
+
+    async fn presence(&self) -> Result<Vec<(Presence, u64)>> {
+        Ok(vec![(Presence::Online, 7)])
     }
 
     async fn metrics(&self, _: Option<&DeviceId>) -> Result<Vec<MetricName>> {
@@ -236,7 +236,11 @@ impl Storage for FakeStorage {
         unreachable!("not part of these tests")
     }
 
-    async fn flush_devices(&self) -> Result<()> {
+    async fn flush_devices(&self, _: Timestamp) -> Result<()> {
+        unreachable!("not part of these tests")
+    }
+
+    async fn judge(&self, _: Timestamp) -> Result<()> {
         unreachable!("not part of these tests")
     }
 

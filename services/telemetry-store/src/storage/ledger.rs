@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::FromRow;
-use telemetry_model::{Account, Message, ProcessId, SenderReport, Submission, Tally};
+use telemetry_model::{Account, Listening, Message, ProcessId, SenderReport, Submission, Tally};
 
 use super::{append::AppendTx, rows};
 use crate::error::{Error, Result};
@@ -91,6 +91,18 @@ pub(super) async fn work<'a, T: AppendTx>(tx: &mut T, batch: &'a [Submission]) -
         work.due.extend(messages.map(|message| Due { message, submission: index }));
     }
     Ok(work)
+}
+
+/// For how long the senders of a batch have listened, as they told with what is done of it.
+pub(super) fn listening<'a>(
+    batch: &'a [Submission],
+    work: &'a Work<'a>,
+) -> impl Iterator<Item = (ProcessId, Listening)> + 'a {
+    let done = batch.iter().zip(&work.follows).filter(|(_, follows)| **follows);
+    done.filter_map(|(submission, _)| {
+        let listening = submission.report.as_ref()?.listening?;
+        Some((submission.sender.clone()?, listening))
+    })
 }
 
 /// What to add to each account.
@@ -189,6 +201,7 @@ impl TryFrom<AccountRow> for Account {
                 received,
                 dropped,
                 record: row.report.unwrap_or_default(),
+                listening: None,
             }),
         })
     }

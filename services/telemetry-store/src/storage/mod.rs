@@ -3,6 +3,7 @@
 mod append;
 #[cfg(test)]
 mod conformance;
+mod devices;
 mod errors;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -12,6 +13,7 @@ mod log;
 mod names;
 mod placing;
 mod postgres;
+mod presence;
 mod quarantine;
 mod rows;
 mod sqlite;
@@ -24,15 +26,15 @@ use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 use service_kit::lifecycle::Lifecycle;
 use telemetry_model::{
-    Account, Device, DeviceId, Event, Grid, Invalid, MetricName, Partition, Point, Positions,
-    Reading, ReadingQuery, Selection, Sender, Series, Submission, Summary, Tally, TimeRange,
-    Timestamp,
+    Account, Device, DeviceId, DeviceQuery, Event, Grid, Invalid, MetricName, Partition, Point,
+    Positions, Presence, Reading, ReadingQuery, Selection, Sender, Series, Submission, Summary,
+    Tally, TimeRange, Timestamp,
 };
 use tokio::sync::broadcast;
 
 use self::{
-    append::Shared, last_seen::LastSeen, names::Names, postgres::Postgres, quarantine::Room,
-    sqlite::Sqlite,
+    append::Shared, last_seen::LastSeen, names::Names, postgres::Postgres, presence::Known,
+    quarantine::Room, sqlite::Sqlite,
 };
 pub use self::{
     log::{LogPage, LogQuery, LogRange},
@@ -75,6 +77,8 @@ pub struct Policy {
     pub quarantine: Duration,
     /// How much the quarantine may hold, in bytes.
     pub quarantine_bytes: u64,
+    /// After how much silence a device is offline.
+    pub offline_after: Duration,
 }
 
 impl Shared {
@@ -82,6 +86,7 @@ impl Shared {
         Self {
             names: Names::default(),
             last_seen: LastSeen::default(),
+            presence: Known::new(policy.offline_after),
             room: Room::new(policy.quarantine_bytes),
             retention: policy.readings,
         }
@@ -159,14 +164,11 @@ pub trait Storage: Debug + Send + Sync {
     /// One device, if it has been heard of.
     async fn device(&self, device: &DeviceId) -> Result<Option<Device>>;
 
-    /// Devices ordered by id, after the given one, at most `limit`; only those whose ids begin with one
-    /// of `within`, if it is given.
-    async fn devices(
-        &self,
-        within: Option<&[String]>,
-        after: Option<&DeviceId>,
-        limit: usize,
-    ) -> Result<Vec<Device>>;
+    /// Devices ordered by id.
+    async fn devices(&self, query: &DeviceQuery) -> Result<Vec<Device>>;
+
+    /// How many devices there are of each presence.
+    async fn presence(&self) -> Result<Vec<(Presence, u64)>>;
 
     /// The metrics of a device, or of all, ordered by name.
     async fn metrics(&self, device: Option<&DeviceId>) -> Result<Vec<MetricName>>;
@@ -202,8 +204,12 @@ pub trait Storage: Debug + Send + Sync {
     /// Deletes what is older than the policy has it, and does nothing if another replica is at it.
     async fn prune(&self, now: Timestamp) -> Result<()>;
 
-    /// Writes per-device state that appends only noted (when it was last seen).
-    async fn flush_devices(&self) -> Result<()>;
+    /// Writes what appends only noted: of devices (when they were last seen), and how long bridges
+    /// listened.
+    async fn flush_devices(&self, now: Timestamp) -> Result<()>;
+
+    /// Judges the presence of devices by what was heard of them, and for how long somebody listened.
+    async fn judge(&self, now: Timestamp) -> Result<()>;
 
     /// Succeeds if the database answers.
     async fn ping(&self) -> Result<()>;

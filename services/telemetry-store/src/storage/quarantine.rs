@@ -68,12 +68,7 @@ impl TryFrom<QuarantinedRow> for Quarantined {
             partial: row.partial,
             refusal: Refusal {
                 device: row.device_id.as_deref().map(rows::device_id).transpose()?,
-                kind: match row.kind {
-                    None => None,
-                    Some(1) => Some(EventKind::Telemetry),
-                    Some(2) => Some(EventKind::Heartbeat),
-                    Some(other) => return Err(rows::corrupt(&format!("kind is {other}"))),
-                },
+                kind: row.kind.map(kind).transpose()?,
                 received: rows::timestamp(row.received_us)?,
                 reason: row.reason,
                 field: row.field,
@@ -193,5 +188,16 @@ pub(super) fn kind_number(kind: EventKind) -> i16 {
     match kind {
         EventKind::Telemetry => 1,
         EventKind::Heartbeat => 2,
+        EventKind::Presence => 3,
+    }
+}
+
+/// The kind that a number stands for.
+pub(super) fn kind(number: i16) -> Result<EventKind> {
+    match number {
+        1 => Ok(EventKind::Telemetry),
+        2 => Ok(EventKind::Heartbeat),
+        3 => Ok(EventKind::Presence),
+        other => Err(rows::corrupt(&format!("kind is {other}"))),
     }
 }

@@ -48,13 +48,18 @@ pub(super) fn reading_of(
         metric,
         value: value.value()?,
         time: timestamp(time)?,
-        time_source: match time_source {
-            1 => TimeSource::Device,
-            2 => TimeSource::Uptime,
-            3 => TimeSource::Received,
-            other => return Err(corrupt(&format!("time_source is {other}"))),
-        },
+        time_source: self::time_source(time_source)?,
     })
+}
+
+/// The time source that a number stands for.
+pub(super) fn time_source(number: i16) -> Result<TimeSource> {
+    match number {
+        1 => Ok(TimeSource::Device),
+        2 => Ok(TimeSource::Uptime),
+        3 => Ok(TimeSource::Received),
+        other => Err(corrupt(&format!("time_source is {other}"))),
+    }
 }
 
 /// By what both databases divide values before they add them up, so that no sum of finite numbers

@@ -149,6 +149,7 @@ mod tests {
             time_source,
             received: time,
             readings: metrics.iter().map(reading).collect(),
+            presence: None,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use telemetry_model::{Device, DeviceId, Reading};
+use telemetry_model::{Device, DeviceId, DeviceQuery, Reading};
 
 use super::{Filter, Selection};
 use crate::{error::Result, storage::Storage};
@@ -66,8 +66,10 @@ impl States {
     }
 
     async fn next_prefixed(&mut self, storage: &dyn Storage) -> Result<Vec<Device>> {
-        let within = self.selection.prefixes_of_ids();
-        let devices = storage.devices(within, self.last.as_ref(), DEVICES).await?;
+        let within = self.selection.prefixes_of_ids().map(<[String]>::to_vec);
+        let after = self.last.clone();
+        let query = DeviceQuery { after, within, limit: DEVICES, ..DeviceQuery::default() };
+        let devices = storage.devices(&query).await?;
         self.is_done = devices.len() < DEVICES;
         self.last = devices.last().map(|device| device.id.clone());
         Ok(devices)

@@ -34,12 +34,14 @@ impl Bed {
             log: day,
             quarantine: day,
             quarantine_bytes: ROOM,
+            offline_after: day,
         };
         let tasks = Lifecycle::new();
         let storage = open(&SecretString::from(url), policy, &tasks).await.unwrap();
         let (batcher, work, _) = Batcher::new(Arc::clone(&storage));
         tasks.spawn("batcher", work);
-        Self { diagnostics: Diagnostics::new(storage, batcher), tasks, _folder: folder }
+        let diagnostics = Diagnostics::new(storage, batcher, Arc::new(SystemClock));
+        Self { diagnostics, tasks, _folder: folder }
     }
 
     /// Puts messages with these payloads into the quarantine, as of an unknown topic.
@@ -76,7 +78,7 @@ impl Bed {
     /// How many batches were appended.
     async fn batches(&self) -> String {
         let (health, _service) = Health::new(&[]).await;
-        let Diagnostics { storage, batcher } = &self.diagnostics;
+        let Diagnostics { storage, batcher, .. } = &self.diagnostics;
         let metrics = Metrics::new(Arc::clone(storage), health, Arc::clone(batcher.appends()));
         let text = metrics.page().await.into_text();
         let count =

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use telemetry_model::{Cursor, EventKind, StoredEvent, Value};
+use telemetry_model::{Cursor, EventKind, Presence, StoredEvent, Value};
 
 use super::{Fresh, at, device, heartbeat, on_each_backend, prune_before, sample, telemetry};
 use crate::storage::testing::{AppendEvents, DeviceLog};
@@ -33,7 +33,9 @@ async fn holds_events_of_each_kind_as_they_were_stored(fresh: &mut Fresh) {
     let oldest = fresh.storage.range_of(&id).await.unwrap().oldest;
     let tail = fresh.storage.tail_of(&id, oldest, 10).await.unwrap();
     assert!(tail.at_head && tail.events.is_sorted_by_key(|event| event.cursor.position));
-    let [first, second, third] = &tail.events[..] else { panic!("{tail:?}") };
+    let [change, first, second, third] = &tail.events[..] else { panic!("{tail:?}") };
+    let state = change.presence.map(|change| change.state);
+    assert_eq!((change.kind, state), (EventKind::Presence, Some(Presence::Online)));
     assert_eq!((first.kind, first.time, first.received), (EventKind::Telemetry, at(0), at(1)));
     assert_eq!(first.readings[0].value, Value::Number(1.5));
     assert_eq!((second.kind, second.time), (EventKind::Heartbeat, at(5)));
@@ -46,7 +48,7 @@ async fn holds_events_of_each_kind_as_they_were_stored(fresh: &mut Fresh) {
 async fn pages_to_the_head(fresh: &mut Fresh) {
     let id = device("fern-1");
     let events: Vec<_> =
-        (0..10).map(|n| telemetry("fern-1", n, &[("t", Value::Integer(n))])).collect();
+        (0..9).map(|n| telemetry("fern-1", n, &[("t", Value::Integer(n))])).collect();
     fresh.storage.append_events(&events).await.unwrap();
     let mut cursor = fresh.storage.range_of(&id).await.unwrap().oldest;
     let mut seen = Vec::new();
@@ -56,6 +58,7 @@ async fn pages_to_the_head(fresh: &mut Fresh) {
         seen.extend(positions(&tail.events));
         cursor = tail.cursor;
     }
+    // The first one says that the device is online.
     assert_eq!(seen, (1..=10).collect::<Vec<_>>());
     assert_eq!(cursor, fresh.storage.range_of(&id).await.unwrap().newest);
     // A device that nobody has heard of has an empty log, in a partition that others may fill.
@@ -67,7 +70,7 @@ async fn pages_to_the_head(fresh: &mut Fresh) {
 async fn cursors_outside_are_refused(fresh: &mut Fresh) {
     let id = device("fern-1");
     fresh.storage.append_events(&[heartbeat("fern-1", 0, vec![])]).await.unwrap();
-    let ahead = Cursor { partition: id.partition(), position: 2 };
+    let ahead = Cursor { partition: id.partition(), position: 3 };
     fresh.storage.tail_of(&id, ahead, 1).await.unwrap_err();
 }
 
@@ -91,7 +94,8 @@ async fn concurrent_appends_leave_no_gap(fresh: &mut Fresh) {
             while seen.len() < usize::try_from(BATCHES * 3).unwrap() {
                 let tail = reader.tail_of(&reader_id, cursor, 1000).await.unwrap();
                 cursor = tail.cursor;
-                seen.extend(tail.events.into_iter().map(|event| event.readings[0].value.clone()));
+                let events = tail.events.into_iter().filter(|event| event.presence.is_none());
+                seen.extend(events.map(|event| event.readings[0].value.clone()));
             }
             let expected: Vec<_> = (0..BATCHES * 3).map(Value::Integer).collect();
             assert_eq!(seen, expected);
@@ -124,7 +128,8 @@ async fn writers_to_one_device_lose_nothing_to_a_reader(fresh: &mut Fresh) {
         let tail = fresh.storage.tail_of(&id, cursor, 7).await.unwrap();
         assert!(tail.events.iter().all(|event| event.cursor.position > cursor.position));
         cursor = tail.cursor;
-        seen.extend(tail.events.into_iter().map(|event| event.readings[0].time));
+        let events = tail.events.into_iter().filter(|event| event.presence.is_none());
+        seen.extend(events.map(|event| event.readings[0].time));
         tokio::task::yield_now().await;
     }
     tasks.join_all().await;
@@ -143,10 +148,10 @@ async fn pruning_moves_the_horizon(fresh: &mut Fresh) {
     let first = Cursor { position: 1, ..before.oldest };
     prune_before(&fresh.storage, at(day)).await.unwrap();
     let after = fresh.storage.range_of(&id).await.unwrap();
-    assert_eq!((after.oldest.position, after.newest), (2, before.newest));
+    assert_eq!((after.oldest.position, after.newest), (3, before.newest));
     fresh.storage.tail_of(&id, first, 10).await.unwrap_err();
     let tail = fresh.storage.tail_of(&id, after.oldest, 10).await.unwrap();
-    assert_eq!(positions(&tail.events), [3]);
+    assert_eq!(positions(&tail.events), [4]);
     let left = super::all(&fresh.storage, "fern-1").await;
     assert_eq!(left.len(), 1, "{left:?}");
     // What was pruned may come again, and is stored again.

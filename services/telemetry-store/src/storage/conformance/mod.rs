@@ -8,6 +8,7 @@ mod history;
 mod log;
 mod operations;
 mod partitions;
+mod presence;
 mod quarantine;
 mod reads;
 mod times;
@@ -132,6 +133,7 @@ const POLICY: Policy = Policy {
     log: KEPT,
     quarantine: KEPT,
     quarantine_bytes: 100_000,
+    offline_after: Duration::from_mins(3),
 };
 
 /// Deletes what came before a time.

@@ -1,6 +1,8 @@
 //! What is asked of the history.
 
-use telemetry_model::{Order, ReadingPosition, ReadingQuery, TimeRange, Timestamp, Value};
+use telemetry_model::{
+    DeviceQuery, Order, ReadingPosition, ReadingQuery, TimeRange, Timestamp, Value,
+};
 
 use super::{Fresh, at, device, metric, on_each_backend, telemetry};
 use crate::storage::testing::AppendEvents;
@@ -82,7 +84,8 @@ async fn devices_in_order(fresh: &mut Fresh) {
     fresh.storage.append_events(&events).await.unwrap();
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
-        let page = fresh.storage.devices(None, after.as_ref(), 2).await.unwrap();
+        let query = DeviceQuery { after: after.clone(), limit: 2, ..DeviceQuery::default() };
+        let page = fresh.storage.devices(&query).await.unwrap();
         let Some(last) = page.last() else { break };
         after = Some(last.id.clone());
         seen.extend(page.into_iter().map(|device| device.id.as_str().to_owned()));
@@ -96,5 +99,6 @@ async fn unknown_names_find_nothing(fresh: &mut Fresh) {
     assert!(fresh.storage.latest(&id, &[]).await.unwrap().is_empty());
     assert!(fresh.storage.metrics(Some(&id)).await.unwrap().is_empty());
     assert!(fresh.storage.metrics(None).await.unwrap().is_empty());
-    assert!(fresh.storage.devices(None, None, 10).await.unwrap().is_empty());
+    let query = DeviceQuery { limit: 10, ..DeviceQuery::default() };
+    assert!(fresh.storage.devices(&query).await.unwrap().is_empty());
 }

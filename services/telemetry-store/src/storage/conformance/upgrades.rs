@@ -65,6 +65,7 @@ fn event() -> StoredEvent {
         time_source: TimeSource::Device,
         received: at(0),
         readings: vec![reading],
+        presence: None,
     }
 }
 

@@ -29,7 +29,7 @@ async fn readings_by_name(fresh: &mut Fresh) {
         ("wet", Value::Flag(true)),
     ];
     fresh.storage.append_events(&[telemetry("fern-1", 0, &values)]).await.unwrap();
-    fresh.storage.flush_devices().await.unwrap();
+    fresh.storage.flush_devices(at(0)).await.unwrap();
     let time = if fresh.database.is_some() { "time::text" } else { "time" };
     let rows = text(
         fresh,

@@ -8,6 +8,7 @@
 mod columns;
 mod community;
 pub(super) mod connect;
+mod devices;
 mod feed;
 mod history;
 mod housekeeping;
@@ -27,8 +28,9 @@ use async_trait::async_trait;
 use service_kit::lifecycle::Lifecycle;
 use sqlx::{Executor, PgPool};
 use telemetry_model::{
-    Account, Device, DeviceId, Grid, MetricName, Partition, Point, Positions, Reading,
-    ReadingQuery, Selection, Sender, Series, Submission, Summary, Tally, TimeRange, Timestamp,
+    Account, Device, DeviceId, DeviceQuery, Grid, MetricName, Partition, Point, Positions,
+    Presence, Reading, ReadingQuery, Selection, Sender, Series, Submission, Summary, Tally,
+    TimeRange, Timestamp,
 };
 use tokio::{sync::broadcast, time::timeout};
 
@@ -39,7 +41,10 @@ use super::{
     events,
     names::Unknown,
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    presence::Evidence,
+};
 
 /// Beside the one that listens.
 const CONNECTIONS: u32 = 8;
@@ -130,21 +135,6 @@ async fn answered<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
     timeout(PATIENCE, call).await.map_err(gone)?
 }
 
-/// Locks the devices in one order: two replicas that write notes on the same ones cannot deadlock.
-/// (An update alone locks in the order of its plan, whatever the order of the array.)
-const FLUSH: &str = "
-    WITH known AS (
-        SELECT devices.id, new.seen, new.heartbeat, new.skew
-        FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[], $4::bigint[])
-             AS new (device_id, seen, heartbeat, skew)
-        JOIN devices USING (device_id)
-        ORDER BY devices.id FOR UPDATE OF devices
-    )
-    UPDATE devices SET last_seen = greatest(devices.last_seen, known.seen),
-           last_heartbeat = greatest(devices.last_heartbeat, known.heartbeat),
-           clock_skew_us = coalesce(known.skew, devices.clock_skew_us)
-    FROM known WHERE devices.id = known.id";
-
 #[async_trait]
 impl Storage for Postgres {
     async fn append(&self, batch: &[Submission]) -> Result<Vec<Option<Tally>>> {
@@ -200,18 +190,17 @@ impl Storage for Postgres {
     }
 
     async fn device(&self, device: &DeviceId) -> Result<Option<Device>> {
-        let device = reads::device(&self.pool, device).await?;
+        let device = devices::device(&self.pool, device).await?;
         Ok(device.map(|device| self.shared.last_seen.complete(device)))
     }
 
-    async fn devices(
-        &self,
-        within: Option<&[String]>,
-        after: Option<&DeviceId>,
-        limit: usize,
-    ) -> Result<Vec<Device>> {
-        let devices = reads::devices(&self.pool, within, after, limit).await?;
+    async fn devices(&self, query: &DeviceQuery) -> Result<Vec<Device>> {
+        let devices = devices::devices(&self.pool, query).await?;
         Ok(devices.into_iter().map(|device| self.shared.last_seen.complete(device)).collect())
+    }
+
+    async fn presence(&self) -> Result<Vec<(Presence, u64)>> {
+        devices::count(&self.pool).await
     }
 
     async fn metrics(&self, device: Option<&DeviceId>) -> Result<Vec<MetricName>> {
@@ -257,22 +246,38 @@ impl Storage for Postgres {
         kept_house
     }
 
-    async fn flush_devices(&self) -> Result<()> {
+    async fn flush_devices(&self, now: Timestamp) -> Result<()> {
         let notes = self.shared.last_seen.pending();
         if notes.is_empty() {
+            self.shared.last_seen.written();
             return Ok(());
         }
-        let ids: Vec<_> = notes.iter().map(|(id, _)| id.as_str().to_owned()).collect();
-        let seen: Vec<_> = notes.iter().map(|(_, note)| Micros(note.seen.micros())).collect();
-        let heartbeats = notes.iter().map(|(_, note)| note.heartbeat.map(|t| Micros(t.micros())));
-        let flush = sqlx::query(FLUSH)
-            .bind(ids)
-            .bind(seen)
-            .bind(heartbeats.collect::<Vec<_>>())
-            .bind(notes.iter().map(|(_, note)| note.skew_us()).collect::<Vec<_>>());
-        answered(async { Ok(flush.execute(&self.pool).await?) }).await?;
-        self.shared.last_seen.written(&notes);
+        answered(devices::flush(&self.pool, &notes, now)).await?;
+        self.shared.last_seen.written();
         Ok(())
+    }
+
+    async fn judge(&self, now: Timestamp) -> Result<()> {
+        let known = &self.shared.presence;
+        let listeners = devices::listeners(&self.pool).await?;
+        let evidence = Evidence::of(now, known.offline_after, &listeners);
+        known.consider(&evidence);
+        loop {
+            let devices = devices::candidates(&self.pool, &evidence).await?;
+            if devices.is_empty() {
+                return Ok(());
+            }
+            let changed = answered(async {
+                let tx = PgTx::begin(&self.pool, &self.instance).await?;
+                known.judge(tx, &evidence, &devices).await
+            })
+            .await?;
+            // Another replica may have been faster.
+            if changed.is_empty() {
+                return Ok(());
+            }
+            self.commits.send(Commit::Devices(changed.into())).ok();
+        }
     }
 
     async fn ping(&self) -> Result<()> {

@@ -1,66 +1,13 @@
 //! Queries on PostgreSQL.
 
 use sqlx::{FromRow, PgPool};
-use telemetry_model::{Device, DeviceId, MetricName, Order, Reading, ReadingQuery};
+use telemetry_model::{DeviceId, MetricName, Order, Reading, ReadingQuery};
 
 use super::micros::Micros;
 use crate::{
     error::{Error, Result},
     storage::rows::{self, ValueColumns},
 };
-
-#[derive(FromRow)]
-struct DeviceRow {
-    device_id: String,
-    first_seen: Micros,
-    last_seen: Micros,
-    last_heartbeat: Option<Micros>,
-    clock_skew_us: Option<i64>,
-}
-
-impl TryFrom<DeviceRow> for Device {
-    type Error = Error;
-
-    fn try_from(row: DeviceRow) -> Result<Self> {
-        Ok(Self {
-            id: rows::device_id(&row.device_id)?,
-            first_seen: rows::timestamp(row.first_seen.0)?,
-            last_seen: rows::timestamp(row.last_seen.0)?,
-            last_heartbeat: row.last_heartbeat.map(|time| rows::timestamp(time.0)).transpose()?,
-            clock_skew_us: row.clock_skew_us,
-        })
-    }
-}
-
-pub(super) async fn device(pool: &PgPool, device: &DeviceId) -> Result<Option<Device>> {
-    let row: Option<DeviceRow> = sqlx::query_as(
-        "SELECT device_id, first_seen, last_seen, last_heartbeat, clock_skew_us FROM devices
-         WHERE device_id = $1",
-    )
-    .bind(device.as_str())
-    .fetch_optional(pool)
-    .await?;
-    row.map(TryInto::try_into).transpose()
-}
-
-pub(super) async fn devices(
-    pool: &PgPool,
-    within: Option<&[String]>,
-    after: Option<&DeviceId>,
-    limit: usize,
-) -> Result<Vec<Device>> {
-    let rows: Vec<DeviceRow> = sqlx::query_as(
-        "SELECT device_id, first_seen, last_seen, last_heartbeat, clock_skew_us FROM devices
-         WHERE device_id COLLATE \"C\" > $1 AND ($3::text[] IS NULL OR device_id ^@ ANY($3))
-         ORDER BY device_id COLLATE \"C\" LIMIT $2",
-    )
-    .bind(after.map_or("", DeviceId::as_str))
-    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-    .bind(within)
-    .fetch_all(pool)
-    .await?;
-    rows.into_iter().map(TryInto::try_into).collect()
-}
 
 pub(super) async fn metrics(pool: &PgPool, device: Option<&DeviceId>) -> Result<Vec<MetricName>> {
     let names: Vec<String> = match device {

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
 use sqlx::{Executor, FromRow, PgPool, Transaction};
-use telemetry_model::{Partition, ProcessId, Value};
+use telemetry_model::{Partition, ProcessId, Standing, Value};
 
-use super::{columns::ReadingColumns, ledger, micros::Micros, quarantine};
+use super::{columns::ReadingColumns, devices, ledger, micros::Micros, quarantine};
 use crate::{
     clock_repair::Boot,
     error::Result,
@@ -14,6 +14,7 @@ use crate::{
         append::{AppendTx, Identity, LogRow, Row},
         ledger::Entry,
         placing::BootChanges,
+        presence::Found,
         quarantine::Kept,
         rows::{self, ValueColumns},
     },
@@ -219,6 +220,14 @@ impl AppendTx for PgTx<'_> {
 
     async fn save_accounts(&mut self, entries: &BTreeMap<&str, Entry<'_>>) -> Result<()> {
         ledger::save(&mut self.tx, entries).await
+    }
+
+    async fn standings(&mut self, devices: &[i32]) -> Result<Vec<Found>> {
+        devices::standings(&mut self.tx, devices).await
+    }
+
+    async fn save_standings(&mut self, standings: &[(i32, Standing)]) -> Result<()> {
+        devices::save_standings(&mut self.tx, standings).await
     }
 
     async fn commit(mut self, partitions: &[Partition]) -> Result<()> {

@@ -1,5 +1,6 @@
 //! SQLite: the embedded database of one process. One connection writes, several read.
 
+mod devices;
 mod history;
 mod ledger;
 mod log;
@@ -12,13 +13,14 @@ use std::{str::FromStr, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::{
-    Executor, QueryBuilder, Sqlite as Db, SqlitePool,
+    Executor, SqlitePool,
     migrate::Migrator,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use telemetry_model::{
-    Account, Device, DeviceId, Grid, Invalid, MetricName, Partition, Point, Positions, Reading,
-    ReadingQuery, Selection, Sender, Series, Submission, Summary, Tally, TimeRange, Timestamp,
+    Account, Device, DeviceId, DeviceQuery, Grid, Invalid, MetricName, Partition, Point, Positions,
+    Presence, Reading, ReadingQuery, Selection, Sender, Series, Submission, Summary, Tally,
+    TimeRange, Timestamp,
 };
 use tokio::sync::broadcast;
 
@@ -29,7 +31,7 @@ use super::{
     events,
     names::Unknown,
 };
-use crate::error::Result;
+use crate::{error::Result, presence::Evidence};
 
 pub(super) static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/sqlite");
 
@@ -169,18 +171,17 @@ impl Storage for Sqlite {
     }
 
     async fn device(&self, device: &DeviceId) -> Result<Option<Device>> {
-        let device = reads::device(&self.readers, device).await?;
+        let device = devices::device(&self.readers, device).await?;
         Ok(device.map(|device| self.shared.last_seen.complete(device)))
     }
 
-    async fn devices(
-        &self,
-        within: Option<&[String]>,
-        after: Option<&DeviceId>,
-        limit: usize,
-    ) -> Result<Vec<Device>> {
-        let devices = reads::devices(&self.readers, within, after, limit).await?;
+    async fn devices(&self, query: &DeviceQuery) -> Result<Vec<Device>> {
+        let devices = devices::devices(&self.readers, query).await?;
         Ok(devices.into_iter().map(|device| self.shared.last_seen.complete(device)).collect())
+    }
+
+    async fn presence(&self) -> Result<Vec<(Presence, u64)>> {
+        devices::count(&self.readers).await
     }
 
     async fn metrics(&self, device: Option<&DeviceId>) -> Result<Vec<MetricName>> {
@@ -226,28 +227,35 @@ impl Storage for Sqlite {
         pruned
     }
 
-    async fn flush_devices(&self) -> Result<()> {
+    async fn flush_devices(&self, now: Timestamp) -> Result<()> {
         let notes = self.shared.last_seen.pending();
-        let mut tx = self.writer.begin().await?;
-        for chunk in notes.chunks(1000) {
-            let mut update = QueryBuilder::<Db>::new("WITH new (id, seen, heartbeat, skew) AS (");
-            update.push_values(chunk, |mut row, (id, note)| {
-                let heartbeat = note.heartbeat.map(Timestamp::micros);
-                row.push_bind(id.as_str()).push_bind(note.seen.micros()).push_bind(heartbeat);
-                row.push_bind(note.skew_us());
-            });
-            update.push(
-                ") UPDATE devices SET last_seen = max(last_seen, new.seen),
-                   last_heartbeat = max(coalesce(last_heartbeat, new.heartbeat),
-                                        coalesce(new.heartbeat, last_heartbeat)),
-                   clock_skew_us = coalesce(new.skew, clock_skew_us)
-                 FROM new WHERE devices.device_id = new.id",
-            );
-            update.build().persistent(false).execute(&mut *tx).await?;
+        if notes.is_empty() {
+            self.shared.last_seen.written();
+            return Ok(());
         }
-        tx.commit().await?;
-        self.shared.last_seen.written(&notes);
+        devices::flush(&self.writer, &notes, now).await?;
+        self.shared.last_seen.written();
         Ok(())
+    }
+
+    async fn judge(&self, now: Timestamp) -> Result<()> {
+        let known = &self.shared.presence;
+        let listeners = devices::listeners(&self.readers).await?;
+        let evidence = Evidence::of(now, known.offline_after, &listeners);
+        known.consider(&evidence);
+        loop {
+            let devices = devices::candidates(&self.readers, &evidence).await?;
+            if devices.is_empty() {
+                return Ok(());
+            }
+            let changed =
+                known.judge(SqliteTx::begin(&self.writer).await?, &evidence, &devices).await?;
+            // Another replica may have been faster.
+            if changed.is_empty() {
+                return Ok(());
+            }
+            self.commits.send(Commit::Devices(changed.into())).ok();
+        }
     }
 
     async fn ping(&self) -> Result<()> {

@@ -1,66 +1,12 @@
 //! Queries on SQLite: the same answers as PostgreSQL's.
 
 use sqlx::{FromRow, QueryBuilder, Sqlite as Db, SqlitePool};
-use telemetry_model::{Device, DeviceId, MetricName, Order, Reading, ReadingQuery};
+use telemetry_model::{DeviceId, MetricName, Order, Reading, ReadingQuery};
 
 use crate::{
     error::{Error, Result},
     storage::rows::{self, ValueColumns},
 };
-
-#[derive(FromRow)]
-struct DeviceRow {
-    device_id: String,
-    first_seen: i64,
-    last_seen: i64,
-    last_heartbeat: Option<i64>,
-    clock_skew_us: Option<i64>,
-}
-
-impl TryFrom<DeviceRow> for Device {
-    type Error = Error;
-
-    fn try_from(row: DeviceRow) -> Result<Self> {
-        Ok(Self {
-            id: rows::device_id(&row.device_id)?,
-            first_seen: rows::timestamp(row.first_seen)?,
-            last_seen: rows::timestamp(row.last_seen)?,
-            last_heartbeat: row.last_heartbeat.map(rows::timestamp).transpose()?,
-            clock_skew_us: row.clock_skew_us,
-        })
-    }
-}
-
-pub(super) async fn device(pool: &SqlitePool, device: &DeviceId) -> Result<Option<Device>> {
-    let row: Option<DeviceRow> = sqlx::query_as(
-        "SELECT device_id, first_seen, last_seen, last_heartbeat, clock_skew_us FROM devices
-         WHERE device_id = ?1",
-    )
-    .bind(device.as_str())
-    .fetch_optional(pool)
-    .await?;
-    row.map(TryInto::try_into).transpose()
-}
-
-pub(super) async fn devices(
-    pool: &SqlitePool,
-    within: Option<&[String]>,
-    after: Option<&DeviceId>,
-    limit: usize,
-) -> Result<Vec<Device>> {
-    let rows: Vec<DeviceRow> = sqlx::query_as(
-        "SELECT device_id, first_seen, last_seen, last_heartbeat, clock_skew_us FROM devices
-         WHERE device_id > ?1 AND (?3 IS NULL OR EXISTS (
-             SELECT 1 FROM json_each(?3) WHERE substr(device_id, 1, length(value)) = value))
-         ORDER BY device_id LIMIT ?2",
-    )
-    .bind(after.map_or("", DeviceId::as_str))
-    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-    .bind(within.map(prefixes))
-    .fetch_all(pool)
-    .await?;
-    rows.into_iter().map(TryInto::try_into).collect()
-}
 
 /// As SQLite takes a list.
 pub(super) fn prefixes(within: &[String]) -> String {
