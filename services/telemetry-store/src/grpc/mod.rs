@@ -71,7 +71,7 @@ pub(crate) fn router(
     let end = StreamEnd::new(lifecycle, max_age);
     let ingest = Ingest::new(Arc::clone(&storage), batcher, Arc::clone(&clock), end.clone());
     let query = Query::new(Arc::clone(&storage));
-    let watch = Watch::new(Sources { storage, hub, clock, horizon }, end);
+    let watch = Watch::new(Sources::new(storage, hub, clock, horizon), end);
     let (v1, v1alpha) = (reflection(), reflection());
     let routes = Routes::new(health)
         .add_service(IngestServiceServer::new(ingest).max_decoding_message_size(MAX_REQUEST_BYTES))
