@@ -10,7 +10,10 @@ mod state;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use telemetry_model::{Clock, Positions, StoredEvent, Timestamp};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, sleep, timeout_at},
+};
 
 use self::state::States;
 pub(crate) use self::{
@@ -31,6 +34,10 @@ const MAX_BYTES: usize = 512 << 10;
 const PROGRESS_EVERY: Duration = Duration::from_secs(15);
 /// How long to wait before asking a database again that did not answer.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How many watches read the database at once. When thousands come back after a restart, the rest of
+/// its connections must be left to those who store.
+const MAX_READERS: usize = 4;
 
 /// Where a watch begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,14 +78,30 @@ pub(crate) struct Update {
 /// What all watches of a replica work with.
 #[derive(Debug)]
 pub(crate) struct Sources {
-    pub(crate) storage: Arc<dyn Storage>,
-    pub(crate) hub: Hub,
-    pub(crate) clock: Arc<dyn Clock>,
+    storage: Arc<dyn Storage>,
+    hub: Hub,
+    clock: Arc<dyn Clock>,
     /// How long the log is kept.
-    pub(crate) horizon: Duration,
+    horizon: Duration,
+    turns: Semaphore,
 }
 
 impl Sources {
+    pub(crate) fn new(
+        storage: Arc<dyn Storage>,
+        hub: Hub,
+        clock: Arc<dyn Clock>,
+        horizon: Duration,
+    ) -> Self {
+        Self { storage, hub, clock, horizon, turns: Semaphore::new(MAX_READERS) }
+    }
+
+    /// The storage, when it is this watch's turn to read; held until it has.
+    async fn turn(&self) -> (&dyn Storage, Option<SemaphorePermit<'_>>) {
+        // It is never closed.
+        (self.storage.as_ref(), self.turns.acquire().await.ok())
+    }
+
     fn outside(&self, selection: &Selection, range: &LogRange) -> Error {
         Error::OutsideLog {
             oldest: selection.cursor(&range.oldest),
@@ -117,7 +140,8 @@ impl Watcher {
         let Request { selection, start, filter, with_state } = request;
         let selection = Arc::new(selection);
         let subscription = sources.hub.subscribe(&selection);
-        let range = sources.storage.log_range().await?;
+        let (storage, turn) = sources.turn().await;
+        let range = storage.log_range().await?;
         let is_inside = |position: &Positions| {
             let is_inside = |partition| {
                 let LogRange { oldest, newest } = &range;
@@ -128,12 +152,13 @@ impl Watcher {
         let start = match start {
             Start::After(positions) if is_inside(&positions) => positions,
             Start::At(time) if time >= sources.horizon() => {
-                sources.storage.log_since(selection.partitions(), time).await?
+                storage.log_since(selection.partitions(), time).await?
             }
             Start::After(_) | Start::At(_) => return Err(sources.outside(&selection, &range)),
             Start::Now => range.newest,
             Start::Oldest => range.oldest,
         };
+        drop(turn);
         Ok(Self {
             states: with_state.then(|| States::new(Arc::clone(&selection), filter.clone())),
             sources,
@@ -171,7 +196,8 @@ impl Watcher {
     /// Looks once; waits if there is nothing.
     async fn step(&mut self) -> Result<Option<Update>> {
         if let Some(states) = &mut self.states {
-            if let Some(states) = states.next(self.sources.storage.as_ref()).await? {
+            let (storage, _turn) = self.sources.turn().await;
+            if let Some(states) = states.next(storage).await? {
                 return Ok(Some(self.update(vec![], states)));
             }
             self.states = None;
@@ -210,10 +236,12 @@ impl Watcher {
             after: &self.read,
             limit: (MAX_EVENTS / partitions.len().max(1)).max(1),
         };
-        let Some(page) = self.sources.storage.log_after(&query).await? else {
-            let range = self.sources.storage.log_range().await?;
+        let (storage, turn) = self.sources.turn().await;
+        let Some(page) = storage.log_after(&query).await? else {
+            let range = storage.log_range().await?;
             return Err(self.sources.outside(&self.selection, &range));
         };
+        drop(turn);
         (self.read, self.at_head) = (page.upto, page.at_head);
         self.show(page.events.into_iter().map(Arc::new));
         Ok(self.read != before)

@@ -83,7 +83,7 @@ pub(crate) fn router(
     let end = StreamEnd::new(lifecycle.clone(), max_age);
     let ingest = Ingest::new(Arc::clone(&storage), batcher, Arc::clone(&clock), end.clone());
     let query = Query::new(Arc::clone(&storage), lifecycle);
-    let watch = Watch::new(Sources { storage, hub, clock, horizon }, end);
+    let watch = Watch::new(Sources::new(storage, hub, clock, horizon), end);
     let mut routes = Routes::new(health)
         .add_service(IngestServiceServer::new(ingest).max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(DiagnosticsServiceServer::new(diagnostics))

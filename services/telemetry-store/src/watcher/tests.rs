@@ -50,7 +50,7 @@ impl Bed {
         let storage = Arc::new(FakeStorage::new(horizon));
         let shared = Arc::clone(&storage) as Arc<dyn Storage>;
         let clock = Arc::new(ManualClock::new(micros(0).plus(HORIZON)));
-        let sources = Sources { storage: shared, hub: Hub::default(), clock, horizon: HORIZON };
+        let sources = Sources::new(shared, Hub::default(), clock, HORIZON);
         Self { storage, sources: Arc::new(sources), tasks: JoinSet::new() }
     }
 
