@@ -145,3 +145,20 @@ impl DatabaseSettings {
         Ok(url.unwrap_or_else(|| "sqlite://telemetry.db".into()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rollups_are_kept_as_long_as_readings() {
+        let policy = |arguments: &[&str]| {
+            let arguments = ["telemetry-store"].iter().chain(arguments);
+            Cli::try_parse_from(arguments).unwrap().settings.policy()
+        };
+        assert!(policy(&[]).is_ok());
+        let error = policy(&["--rollup-retention", "300d"]).unwrap_err();
+        assert_eq!(error.field, "ROLLUP_RETENTION");
+        assert!(policy(&["--rollup-retention", "300d", "--retention", "300d"]).is_ok());
+    }
+}
