@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How many readings are read at a time.
-const READINGS: usize = 4096;
+const READINGS: usize = 8192;
 /// How large a chunk may grow, in bytes, which texts may make it: a client takes no more than 4 MiB.
 const CHUNK_BYTES: usize = 1 << 20;
 /// How many series are read at a time: many have few readings in a short range.

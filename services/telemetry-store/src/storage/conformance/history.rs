@@ -18,6 +18,7 @@ on_each_backend!(
     summaries_equal_a_naive_one,
     summaries_bear_extreme_values,
     both_ways_to_sum_up_agree,
+    what_was_before_the_range_counts,
     days_of_a_zone,
     points_come_in_pages_and_backwards,
     shapes_keep_the_ends,
@@ -141,6 +142,32 @@ async fn both_ways_to_sum_up_agree(fresh: &mut Fresh) {
         other.values.stddev = None;
         assert_eq!(one, other);
     }
+}
+
+/// What held before the range, and what a counter stood at, however long ago.
+async fn what_was_before_the_range_counts(fresh: &mut Fresh) {
+    use Aggregate::{Increase, Rate, TimeWeightedAvg};
+    // The counter restarts in the second bucket; the third holds nothing.
+    store(fresh, &[(-9_000_000, 8.0), (30, 16.0), (90, 4.0), (105, 6.0)]).await;
+    let flag = telemetry("fern-1", -5, &[("t", Value::Flag(true))]);
+    fresh.storage.append_events(&[flag]).await.unwrap();
+    let wanted = Wanted {
+        aggregates: vec![TimeWeightedAvg, Increase, Rate],
+        percentiles: vec![0.0, 50.0, 75.0],
+    };
+    let grid = grid(0, 180, 60);
+    let storage = &*fresh.storage;
+    let found = history::buckets(storage, &series(), &grid, &wanted, Fill::Null).await.unwrap();
+    let told = found.into_iter().map(|bucket| {
+        let Values { time_weighted_avg, increase, rate, percentiles, .. } = bucket.values;
+        (bucket.count, time_weighted_avg, increase, rate, percentiles)
+    });
+    let expected = [
+        (1, Some(12.0), Some(8.0), Some(8.0 / 60.0), vec![16.0; 3]),
+        (2, Some(10.5), Some(6.0), Some(6.0 / 60.0), vec![4.0, 5.0, 5.5]),
+        (0, None, None, None, vec![]),
+    ];
+    assert_eq!(told.collect::<Vec<_>>(), expected);
 }
 
 async fn days_of_a_zone(fresh: &mut Fresh) {
