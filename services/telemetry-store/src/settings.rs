@@ -13,7 +13,7 @@ use service_kit::{
     tls::ServerTlsSettings,
 };
 
-use crate::storage::Policy;
+use crate::storage::{Fleet, Policy};
 
 /// gRPC in, database out, live out.
 #[derive(Clone, Debug, Parser)]
@@ -57,6 +57,12 @@ pub struct Settings {
     /// How much the quarantine may hold, in bytes. What no longer fits is counted and let go.
     #[arg(long, global = true, env = "QUARANTINE_MAX_BYTES", default_value_t = 256 << 20)]
     pub quarantine_max_bytes: u64,
+    /// How many devices there may be. What is of a new one beyond goes to the quarantine.
+    #[arg(long, global = true, env = "MAX_DEVICES", default_value_t = 1_000_000)]
+    pub max_devices: u64,
+    /// How many names of metrics there may be, likewise.
+    #[arg(long, global = true, env = "MAX_METRICS", default_value_t = 10_000)]
+    pub max_metrics: u64,
     /// Who may call.
     #[command(flatten)]
     pub auth: AuthSettings,
@@ -84,6 +90,7 @@ impl Settings {
             log: self.watch_horizon,
             quarantine: self.quarantine_retention,
             quarantine_bytes: self.quarantine_max_bytes,
+            fleet: Fleet { devices: self.max_devices, metrics: self.max_metrics },
         }
     }
 }

@@ -6,6 +6,7 @@ mod conformance;
 mod errors;
 #[cfg(test)]
 pub(crate) mod fake;
+mod fleet;
 mod last_seen;
 mod ledger;
 mod names;
@@ -28,6 +29,7 @@ use telemetry_model::{
 };
 use tokio::sync::broadcast;
 
+pub use self::fleet::Fleet;
 pub use self::quarantine::{QuarantineQuery, Quarantined, refuse};
 use self::{
     append::Shared, last_seen::LastSeen, names::Names, postgres::Postgres, quarantine::Room,
@@ -66,6 +68,8 @@ pub struct Policy {
     pub quarantine: Duration,
     /// How much the quarantine may hold, in bytes.
     pub quarantine_bytes: u64,
+    /// How many devices and metrics there may be.
+    pub fleet: Fleet,
 }
 
 impl Shared {
@@ -75,6 +79,7 @@ impl Shared {
             last_seen: LastSeen::default(),
             room: Room::new(policy.quarantine_bytes),
             retention: policy.readings,
+            fleet: policy.fleet,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod appends;
+mod fleet;
 mod log;
 mod operations;
 mod quarantine;
@@ -19,7 +20,7 @@ use telemetry_model::{
 };
 use tempfile::TempDir;
 
-use super::{Policy, Storage, migrate, open};
+use super::{Fleet, Policy, Storage, migrate, open};
 
 /// A fresh database and a storage on it.
 struct Fresh {
@@ -53,6 +54,13 @@ impl Fresh {
     async fn reopen(&mut self) {
         self.storage.close().await;
         self.storage = open(&self.url, POLICY, &self.background).await.unwrap();
+    }
+
+    /// The same with other limits.
+    async fn reopen_with(&mut self, fleet: Fleet) {
+        self.storage.close().await;
+        let policy = Policy { fleet, ..POLICY };
+        self.storage = open(&self.url, policy, &self.background).await.unwrap();
     }
 
     async fn close(self) {
@@ -98,8 +106,13 @@ impl TestDatabase {
 /// How long readings and the log are kept.
 const KEPT: Duration = Duration::from_hours(10 * 24);
 /// The quarantine is small enough to be filled.
-const POLICY: Policy =
-    Policy { readings: KEPT, log: KEPT, quarantine: KEPT, quarantine_bytes: 100_000 };
+const POLICY: Policy = Policy {
+    readings: KEPT,
+    log: KEPT,
+    quarantine: KEPT,
+    quarantine_bytes: 100_000,
+    fleet: Fleet { devices: 1_000_000, metrics: 10_000 },
+};
 
 /// Deletes what came before a time.
 async fn prune_before(storage: &Arc<dyn Storage>, before: Timestamp) -> crate::Result<()> {
