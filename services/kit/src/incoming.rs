@@ -205,6 +205,3 @@ async fn make(
     };
     Ok(Connection::new(stream, place, address, standing))
 }
-
-#[cfg(test)]
-mod tests;

@@ -2,6 +2,7 @@
 
 use std::{future::Future, process::ExitCode, time::Duration};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{lifecycle::Lifecycle, observe};
@@ -19,6 +20,7 @@ where
 {
     observe::init(log);
     install_crypto();
+    raise_file_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -30,6 +32,16 @@ where
     let code = runtime.block_on(supervise(&lifecycle, service(lifecycle.clone())));
     runtime.shutdown_background();
     code
+}
+
+/// Lets the process have as many connections as the system grants it: the usual limit is meant for
+/// programs that cannot bear more.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "cannot raise the limit of open files");
+    }
 }
 
 /// Makes aws-lc the process's cryptography for TLS. Harmless when called again.

@@ -132,7 +132,8 @@ impl Server {
         let hub = Hub::default();
         if let Some(endpoint) = metrics {
             let appends = Arc::clone(batcher.appends());
-            let metrics = Metrics::new(Arc::clone(&storage), health.clone(), appends);
+            let metrics =
+                Metrics::new(Arc::clone(&storage), health.clone(), appends, incoming.counts());
             background.spawn("metrics", endpoint.run(Arc::new(metrics), background.token()));
         }
         background.spawn("batcher", batching);

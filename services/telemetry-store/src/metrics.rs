@@ -2,6 +2,7 @@
 //!
 //! | metric | label | |
 //! |---|---|---|
+//! | `telemetry_store_connections_total` | `outcome` | `accepted`, of which some `failed` (no TLS) or were `pushed_out` before they made a call |
 //! | `telemetry_store_serving` | | 1 while the database answers and stores |
 //! | `telemetry_store_batch_messages` | | histogram of the sizes of batches that were to be stored |
 //! | `telemetry_store_append_seconds` | | histogram of how long each took, waiting for the database and failing included |
@@ -17,10 +18,14 @@
 //! of `GetLedger`, over all senders, and the same from each replica. They are at most a few seconds
 //! old, and missing while the database does not answer.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use service_kit::{
     health::Health,
+    incoming::Counts,
     metrics::{Histogram, Page, Source},
 };
 use telemetry_model::Presence;
@@ -70,13 +75,19 @@ pub(crate) struct Metrics {
     storage: Arc<dyn Storage>,
     health: Health,
     appends: Arc<Appends>,
+    connections: Arc<Counts>,
     /// The ledger's part of the page, and when it was read.
     ledger: Mutex<Option<(Instant, Page)>>,
 }
 
 impl Metrics {
-    pub(crate) fn new(storage: Arc<dyn Storage>, health: Health, appends: Arc<Appends>) -> Self {
-        Self { storage, health, appends, ledger: Mutex::default() }
+    pub(crate) fn new(
+        storage: Arc<dyn Storage>,
+        health: Health,
+        appends: Arc<Appends>,
+        connections: Arc<Counts>,
+    ) -> Self {
+        Self { storage, health, appends, connections, ledger: Mutex::default() }
     }
 
     /// What the ledger says. Whoever asks meanwhile waits for the same answer; that there is none
@@ -168,6 +179,14 @@ impl Source for Metrics {
             "1 while the database answers and stores.",
             self.health.is_serving().into(),
         );
+        let Counts { accepted, failed_handshakes, pushed_out } = self.connections.as_ref();
+        page.counters(
+            "telemetry_store_connections_total",
+            "Connections that came in.",
+            "outcome",
+            [("accepted", accepted), ("failed", failed_handshakes), ("pushed_out", pushed_out)]
+                .map(|(outcome, count)| (outcome, count.load(Ordering::Relaxed))),
+        );
         page.histogram(
             "telemetry_store_batch_messages",
             "Messages in a batch.",
@@ -197,7 +216,7 @@ mod tests {
         let storage = Arc::new(FakeStorage::new(0));
         let (health, _service) = Health::new(&[]).await;
         let shared = Arc::clone(&storage) as Arc<dyn Storage>;
-        let metrics = Metrics::new(shared, health, Arc::default());
+        let metrics = Metrics::new(shared, health, Arc::default(), Arc::default());
         let has_ledger = async || metrics.page().await.into_text().contains(LEDGER);
         storage.fail_next(Error::Unavailable("on purpose".into()));
         assert!(!has_ledger().await);
@@ -221,7 +240,7 @@ mod tests {
         let appends = Arc::new(Appends::default());
         appends.record(30, Duration::from_millis(20));
         appends.record(0, Duration::from_millis(20));
-        let text = Metrics::new(storage, health, appends).page().await.into_text();
+        let text = Metrics::new(storage, health, appends, Arc::default()).page().await.into_text();
         for line in [
             "serving 1",
             "batch_messages_bucket{le=\"10\"} 0",

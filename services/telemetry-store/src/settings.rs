@@ -14,7 +14,7 @@ use service_kit::{
 };
 use telemetry_model::Invalid;
 
-use crate::storage::Policy;
+use crate::storage::{Fleet, Policy};
 
 /// gRPC in, database out, live out.
 #[derive(Clone, Debug, Parser)]
@@ -72,6 +72,12 @@ pub struct Settings {
     /// After how much silence, while we listened, a device is offline, such as 180s; at least 1s.
     #[arg(long, global = true, env = "OFFLINE_AFTER", default_value = "180s", value_parser = duration::parse)]
     pub offline_after: Duration,
+    /// How many devices there may be. What is of a new one beyond goes to the quarantine.
+    #[arg(long, global = true, env = "MAX_DEVICES", default_value_t = 1_000_000)]
+    pub max_devices: u64,
+    /// How many names of metrics there may be, likewise.
+    #[arg(long, global = true, env = "MAX_METRICS", default_value_t = 10_000)]
+    pub max_metrics: u64,
     /// Who may call.
     #[command(flatten)]
     pub auth: AuthSettings,
@@ -105,6 +111,7 @@ impl Settings {
             quarantine: self.quarantine_retention,
             quarantine_bytes: self.quarantine_max_bytes,
             offline_after: self.offline_after.max(Duration::from_secs(1)),
+            fleet: Fleet { devices: self.max_devices, metrics: self.max_metrics },
         })
     }
 }

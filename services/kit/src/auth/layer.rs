@@ -9,7 +9,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::future::{BoxFuture, Either, Ready, ready as at_once};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Either, Ready, ready as at_once},
+};
 use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use http_body::Frame;
 use tonic::{Status, body::Body};
@@ -24,6 +27,9 @@ use super::{
     status,
 };
 use crate::incoming::Peer;
+
+/// The most calls that are open to everyone which one address may have open at once.
+const MAX_OPEN_TO_ADDRESS: usize = 1000;
 
 /// What a method asks of its callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,14 +100,15 @@ struct Place {
 }
 
 impl Place {
-    fn take(open: &Arc<Open>, name: &str) -> Option<Self> {
+    /// The place, or why there is none.
+    fn take(open: &Arc<Open>, name: String, limit: usize) -> Result<Self, Status> {
         let mut count = open.count.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = count.entry(name.to_owned()).or_default();
-        if *own >= open.limit {
-            return None;
+        let own = count.entry(name.clone()).or_default();
+        if *own >= limit {
+            return Err(status::too_many(limit));
         }
         *own += 1;
-        Some(Self { open: Arc::clone(open), name: name.to_owned() })
+        Ok(Self { open: Arc::clone(open), name })
     }
 }
 
@@ -142,7 +149,7 @@ where
     type Error = S::Error;
     type Future = Either<
         Ready<Result<Self::Response, S::Error>>,
-        Either<S::Future, BoxFuture<'static, Result<Self::Response, S::Error>>>,
+        BoxFuture<'static, Result<Self::Response, S::Error>>,
     >;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
@@ -151,33 +158,39 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let refuse = |status: Status| Either::Left(at_once(Ok(status.into_http())));
-        let identity = match self.door.admit(&request) {
-            Ok(Some(identity)) => identity,
-            Ok(None) => return Either::Right(Either::Left(self.inner.call(request))),
+        let (place, ended) = match self.door.admit(&request) {
+            Ok(Some(identity)) => {
+                let (open, auth) = (&self.door.open, &self.door.auth);
+                let place = Place::take(open, identity.name().to_owned(), open.limit);
+                let ended = auth.ended(Arc::clone(&identity));
+                let body = std::mem::take(request.body_mut());
+                let of_request = Some(auth.ended(Arc::clone(&identity)));
+                let body = Until { body, ended: of_request, is_request: true, _place: None };
+                *request.body_mut() = Body::new(body);
+                request.extensions_mut().insert(identity);
+                (place, ended)
+            }
+            Ok(None) => {
+                let peer = request.extensions().get::<Peer>();
+                let address = peer.and_then(|peer| peer.address).map(|address| address.ip());
+                // No identity has this name, as there is a space in it.
+                let name = format!("stranger {address:?}");
+                let place = Place::take(&self.door.open, name, MAX_OPEN_TO_ADDRESS);
+                (place, std::future::pending().boxed())
+            }
             Err(status) => return refuse(status),
         };
-        let open = &self.door.open;
-        let Some(place) = Place::take(open, identity.name()) else {
-            return refuse(status::too_many(open.limit));
+        let place = match place {
+            Ok(place) => Some(place),
+            Err(status) => return refuse(status),
         };
-        let auth = &self.door.auth;
-        let until = |body, is_request, place| {
-            let ended = auth.ended(Arc::clone(&identity));
-            Body::new(Until { body, ended: Some(ended), is_request, _place: place })
-        };
-        // A body that is over needs no watching; nor does an identity that never ends.
-        let response_ends = auth.ended(Arc::clone(&identity));
-        let request_body = std::mem::take(request.body_mut());
-        *request.body_mut() = until(request_body, true, None);
-        request.extensions_mut().insert(identity);
         let answer = self.inner.call(request);
-        Either::Right(Either::Right(Box::pin(async move {
+        Either::Right(Box::pin(async move {
             let response = answer.await?;
             Ok(response.map(|body| {
-                let ended = Some(response_ends);
-                Body::new(Until { body, ended, is_request: false, _place: Some(place) })
+                Body::new(Until { body, ended: Some(ended), is_request: false, _place: place })
             }))
-        })))
+        }))
     }
 }
 

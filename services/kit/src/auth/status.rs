@@ -39,7 +39,7 @@ pub(super) fn without_scope(scope: Scope) -> Status {
 
 /// Somebody who does too much of it at once.
 pub(super) fn too_many(limit: usize) -> Status {
-    let message = format!("the identity has {limit} calls and streams open, and may not have more");
+    let message = format!("you have {limit} calls and streams open, and may not have more");
     let details = ErrorDetails::with_retry_info(Some(RETRY_AFTER));
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }

@@ -20,6 +20,7 @@ use telemetry_model::{
 };
 
 use super::{
+    fleet::Fleet,
     last_seen::{Heard, LastSeen},
     ledger::{self, Due, Entry},
     names::{Ids, Names},
@@ -103,6 +104,8 @@ pub(super) struct Shared {
     pub(super) room: Room,
     /// How long readings are kept.
     pub(super) retention: Duration,
+    /// How many devices and metrics there may be.
+    pub(super) fleet: Fleet,
 }
 
 /// What became of the readings of one event.

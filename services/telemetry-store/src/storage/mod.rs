@@ -7,6 +7,7 @@ mod devices;
 mod errors;
 #[cfg(test)]
 pub(crate) mod fake;
+mod fleet;
 mod last_seen;
 mod ledger;
 mod log;
@@ -37,6 +38,7 @@ use self::{
     quarantine::Room, sqlite::Sqlite,
 };
 pub use self::{
+    fleet::Fleet,
     log::{LogPage, LogQuery, LogRange},
     quarantine::{QuarantineQuery, Quarantined, refuse},
 };
@@ -79,6 +81,8 @@ pub struct Policy {
     pub quarantine_bytes: u64,
     /// After how much silence a device is offline.
     pub offline_after: Duration,
+    /// How many devices and metrics there may be.
+    pub fleet: Fleet,
 }
 
 impl Shared {
@@ -89,6 +93,7 @@ impl Shared {
             presence: Known::new(policy.offline_after),
             room: Room::new(policy.quarantine_bytes),
             retention: policy.readings,
+            fleet: policy.fleet,
         }
     }
 }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     metrics::Metrics,
-    storage::{Policy, open},
+    storage::{Fleet, Policy, open},
 };
 
 /// What the quarantine may hold.
@@ -35,6 +35,7 @@ impl Bed {
             quarantine: day,
             quarantine_bytes: ROOM,
             offline_after: day,
+            fleet: Fleet { devices: 1000, metrics: 1000 },
         };
         let tasks = Lifecycle::new();
         let storage = open(&SecretString::from(url), policy, &tasks).await.unwrap();
@@ -79,7 +80,12 @@ impl Bed {
     async fn batches(&self) -> String {
         let (health, _service) = Health::new(&[]).await;
         let Diagnostics { storage, batcher, .. } = &self.diagnostics;
-        let metrics = Metrics::new(Arc::clone(storage), health, Arc::clone(batcher.appends()));
+        let metrics = Metrics::new(
+            Arc::clone(storage),
+            health,
+            Arc::clone(batcher.appends()),
+            Arc::default(),
+        );
         let text = metrics.page().await.into_text();
         let count =
             text.lines().find_map(|l| l.strip_prefix("telemetry_store_batch_messages_count "));

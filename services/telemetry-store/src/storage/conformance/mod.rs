@@ -4,6 +4,7 @@ mod accounts;
 mod appends;
 mod data_life;
 mod exports;
+mod fleet;
 mod history;
 mod log;
 mod operations;
@@ -26,7 +27,7 @@ use telemetry_model::{
 };
 use tempfile::TempDir;
 
-use super::{Policy, Storage, migrate, open};
+use super::{Fleet, Policy, Storage, migrate, open};
 
 /// A fresh database and a storage on it.
 struct Fresh {
@@ -65,6 +66,13 @@ impl Fresh {
     async fn reopen(&mut self) {
         self.storage.close().await;
         self.storage = open(&self.url, POLICY, &self.background).await.unwrap();
+    }
+
+    /// The same with other limits.
+    async fn reopen_with(&mut self, fleet: Fleet) {
+        self.storage.close().await;
+        let policy = Policy { fleet, ..POLICY };
+        self.storage = open(&self.url, policy, &self.background).await.unwrap();
     }
 
     async fn close(self) {
@@ -134,6 +142,7 @@ const POLICY: Policy = Policy {
     quarantine: KEPT,
     quarantine_bytes: 100_000,
     offline_after: Duration::from_mins(3),
+    fleet: Fleet { devices: 1_000_000, metrics: 10_000 },
 };
 
 /// Deletes what came before a time.

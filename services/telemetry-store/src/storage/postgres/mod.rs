@@ -22,7 +22,7 @@ mod reads;
 pub(super) mod rollups;
 mod tx;
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use async_trait::async_trait;
 use service_kit::lifecycle::Lifecycle;
@@ -90,12 +90,37 @@ impl Postgres {
         connect::migrate(url).await
     }
 
-    /// Sees to it that all names in a batch have numbers.
-    async fn register_names(&self, batch: &[Submission]) -> Result<()> {
-        match self.shared.names.resolve(&events(batch)) {
-            Ok(_) => Ok(()),
-            Err(unknown) => self.register(unknown).await,
-        }
+    /// Sees to it that all names in a batch have numbers; answers the batch without those for which there
+    /// is no room.
+    async fn register_names<'a>(&self, batch: &'a [Submission]) -> Result<Cow<'a, [Submission]>> {
+        let names = &self.shared.names;
+        let Err(unknown) = names.resolve(&events(batch)) else { return Ok(Cow::Borrowed(batch)) };
+        self.look_up(&unknown).await?;
+        let Err(mut new) = names.resolve(&events(batch)) else { return Ok(Cow::Borrowed(batch)) };
+        let (devices, metrics): (i64, i64) =
+            sqlx::query_as("SELECT (SELECT count(*) FROM devices), (SELECT count(*) FROM metrics)")
+                .fetch_one(&self.pool)
+                .await?;
+        let beyond = self.shared.fleet.bound(&mut new, devices, metrics);
+        self.register(new).await?;
+        Ok(beyond.refuse(batch))
+    }
+
+    /// Learns the numbers of names that others have registered.
+    async fn look_up(&self, unknown: &Unknown) -> Result<()> {
+        let ids: Vec<_> = unknown.devices.keys().map(|id| id.as_str().to_owned()).collect();
+        let devices: Vec<(String, i32)> =
+            sqlx::query_as("SELECT device_id, id FROM devices WHERE device_id = ANY($1)")
+                .bind(&ids)
+                .fetch_all(&self.pool)
+                .await?;
+        let names: Vec<_> = unknown.metrics.iter().map(|name| name.as_str().to_owned()).collect();
+        let metrics: Vec<(String, i32)> =
+            sqlx::query_as("SELECT name, id FROM metrics WHERE name = ANY($1)")
+                .bind(&names)
+                .fetch_all(&self.pool)
+                .await?;
+        self.shared.names.learn(devices, metrics)
     }
 
     async fn register(&self, unknown: Unknown) -> Result<()> {
@@ -110,22 +135,12 @@ impl Postgres {
         .bind(first)
         .execute(&self.pool)
         .await?;
-        let known: Vec<(String, i32)> =
-            sqlx::query_as("SELECT device_id, id FROM devices WHERE device_id = ANY($1)")
-                .bind(&ids)
-                .fetch_all(&self.pool)
-                .await?;
         let names: Vec<_> = unknown.metrics.iter().map(|name| name.as_str().to_owned()).collect();
         sqlx::query("INSERT INTO metrics (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING")
             .bind(&names)
             .execute(&self.pool)
             .await?;
-        let metrics: Vec<(String, i32)> =
-            sqlx::query_as("SELECT name, id FROM metrics WHERE name = ANY($1)")
-                .bind(&names)
-                .fetch_all(&self.pool)
-                .await?;
-        self.shared.names.learn(known, metrics)
+        self.look_up(&unknown).await
     }
 }
 
@@ -142,9 +157,9 @@ impl Storage for Postgres {
             return Ok(Vec::new());
         }
         let tallies = answered(async {
-            self.register_names(batch).await?;
+            let batch = self.register_names(batch).await?;
             let tx = PgTx::begin(&self.pool, &self.instance).await?;
-            append::append(tx, &self.shared, batch).await
+            append::append(tx, &self.shared, &batch).await
         })
         .await?;
         self.commits.send(Commit::of(batch)).ok();

@@ -9,7 +9,7 @@ mod quarantine;
 mod reads;
 mod tx;
 
-use std::{str::FromStr, time::Duration};
+use std::{borrow::Cow, str::FromStr, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::{
@@ -85,12 +85,36 @@ impl Sqlite {
         Ok(())
     }
 
-    /// Sees to it that all names in a batch have numbers.
-    async fn register_names(&self, batch: &[Submission]) -> Result<()> {
-        match self.shared.names.resolve(&events(batch)) {
-            Ok(_) => Ok(()),
-            Err(unknown) => self.register(unknown).await,
+    /// Sees to it that all names in a batch have numbers; answers the batch without those for which there
+    /// is no room.
+    async fn register_names<'a>(&self, batch: &'a [Submission]) -> Result<Cow<'a, [Submission]>> {
+        let names = &self.shared.names;
+        let Err(unknown) = names.resolve(&events(batch)) else { return Ok(Cow::Borrowed(batch)) };
+        self.look_up(&unknown).await?;
+        let Err(mut new) = names.resolve(&events(batch)) else { return Ok(Cow::Borrowed(batch)) };
+        let (devices, metrics): (i64, i64) =
+            sqlx::query_as("SELECT (SELECT count(*) FROM devices), (SELECT count(*) FROM metrics)")
+                .fetch_one(&self.readers)
+                .await?;
+        let beyond = self.shared.fleet.bound(&mut new, devices, metrics);
+        self.register(new).await?;
+        Ok(beyond.refuse(batch))
+    }
+
+    /// Learns the numbers of names that were registered before we began.
+    async fn look_up(&self, unknown: &Unknown) -> Result<()> {
+        let (mut devices, mut metrics) = (Vec::new(), Vec::new());
+        for device in unknown.devices.keys() {
+            let id = sqlx::query_scalar("SELECT id FROM devices WHERE device_id = ?1");
+            let id = id.bind(device.as_str()).fetch_optional(&self.readers).await?;
+            devices.extend(id.map(|id| (device.as_str().to_owned(), id)));
         }
+        for metric in &unknown.metrics {
+            let id = sqlx::query_scalar("SELECT id FROM metrics WHERE name = ?1");
+            let id = id.bind(metric.as_str()).fetch_optional(&self.readers).await?;
+            metrics.extend(id.map(|id| (metric.as_str().to_owned(), id)));
+        }
+        self.shared.names.learn(devices, metrics)
     }
 
     async fn register(&self, unknown: Unknown) -> Result<()> {
@@ -125,9 +149,9 @@ impl Storage for Sqlite {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        self.register_names(batch).await?;
+        let taken = self.register_names(batch).await?;
         let tx = SqliteTx::begin(&self.writer).await?;
-        let tallies = append::append(tx, &self.shared, batch).await?;
+        let tallies = append::append(tx, &self.shared, &taken).await?;
         self.commits.send(Commit::of(batch)).ok();
         Ok(tallies)
     }

@@ -1,1 +1,0 @@
-//! Strangers and known ones.
