@@ -10,6 +10,7 @@
 mod command;
 mod connection;
 mod faults;
+mod health;
 mod ledger;
 mod metrics;
 mod payloads;
