@@ -18,6 +18,7 @@ mod housekeeping;
 mod hub;
 mod metrics;
 mod settings;
+mod startup;
 pub mod storage;
 mod watcher;
 
@@ -40,6 +41,7 @@ use crate::{
 pub use crate::{
     error::{BoxError, Error, Result},
     settings::{Cli, Command, DatabaseSettings, Settings},
+    startup::run,
 };
 
 /// How long open streams and calls may take to end after they were asked to.
@@ -61,7 +63,8 @@ impl Server {
     pub async fn bind(settings: Settings) -> anyhow::Result<Self> {
         let background = Lifecycle::new();
         let url = settings.database.url()?;
-        let storage = storage::open(&url, settings.policy(), &background).await?;
+        let opened = storage::open(&url, settings.policy(), &background).await;
+        let storage = opened.inspect_err(|_| background.stop())?;
         let listener = TcpListener::bind(settings.listen)
             .await
             .with_context(|| format!("cannot listen on {} (STORE_LISTEN)", settings.listen))?;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use telemetry_store::{Cli, Command, Server, storage};
+use telemetry_store::{Cli, Command};
 
 fn main() -> ExitCode {
     let Cli { health, command, settings } = Cli::parse();
@@ -11,8 +11,6 @@ fn main() -> ExitCode {
     if health {
         return service_kit::process::check_health(&log, settings.listen);
     }
-    service_kit::process::run(&log, async |lifecycle| match command.unwrap_or(Command::Serve) {
-        Command::Serve => Server::bind(settings).await?.run(lifecycle).await,
-        Command::Migrate => Ok(storage::migrate(&settings.database.url()?).await?),
-    })
+    let command = command.unwrap_or(Command::Serve);
+    service_kit::process::run(&log, |lifecycle| telemetry_store::run(command, settings, lifecycle))
 }
