@@ -12,6 +12,7 @@ mod command;
 mod connection;
 mod database;
 mod faults;
+mod health;
 mod ledger;
 mod metrics;
 mod payloads;

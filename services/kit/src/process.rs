@@ -1,19 +1,33 @@
 //! From `main` to the exit code: runtime, logs, signals, drain, deadline.
 
-use std::{future::Future, process::ExitCode, time::Duration};
+use std::{future::Future, net::SocketAddr, process::ExitCode, sync::LazyLock, time::Duration};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+};
 
-use crate::{lifecycle::Lifecycle, observe};
+use crate::{health, lifecycle::Lifecycle, observe};
+
+/// Version and, where the build was told it by the variable `GIT_COMMIT`, the commit.
+pub static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let version = env!("CARGO_PKG_VERSION");
+    let commit = option_env!("GIT_COMMIT").filter(|commit| !commit.is_empty());
+    commit.map_or(version.to_owned(), |commit| format!("{version} ({commit})"))
+});
+
+/// What the exit codes mean, for `--help`.
+pub const EXIT_CODES: &str = "Exit codes: 0 stopped as asked, or healthy; 1 failed, or not healthy; \
+                              2 unusable flags or variables; 130 aborted by a second signal.";
 
 /// How long a process may take to drain after it was asked to stop.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
 
 /// Runs a service until it ends or SIGINT or SIGTERM asks it to stop.
 ///
-/// Exit codes: 0 after a clean stop, 1 if the service failed or did not drain in time, 130 if a
-/// second signal cut the drain short. (clap answers unusable settings with 2 before this is called.)
+/// Its result is one of [`EXIT_CODES`]: 1 also if it did not drain in time. (clap answers unusable
+/// flags and variables with 2 before this is called.)
 pub fn run<F>(log: &observe::LogSettings, service: impl FnOnce(Lifecycle) -> F) -> ExitCode
 where
     F: Future<Output = anyhow::Result<()>>,
@@ -21,17 +35,30 @@ where
     observe::init(log);
     install_crypto();
     raise_file_limit();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!(%error, "cannot start the runtime");
-            return ExitCode::FAILURE;
-        }
-    };
+    tracing::info!(version = %*VERSION, "starting");
+    let Some(runtime) = runtime() else { return ExitCode::FAILURE };
     let lifecycle = Lifecycle::new();
     let code = runtime.block_on(supervise(&lifecycle, service(lifecycle.clone())));
     runtime.shutdown_background();
     code
+}
+
+/// Asks the process that listens on `address` whether it serves: 0 if so, else 1.
+pub fn check_health(log: &observe::LogSettings, address: SocketAddr) -> ExitCode {
+    observe::init(log);
+    let Some(runtime) = runtime() else { return ExitCode::FAILURE };
+    match runtime.block_on(health::check(address)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "not healthy");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn runtime() -> Option<Runtime> {
+    let runtime = Runtime::new();
+    runtime.inspect_err(|error| tracing::error!(%error, "cannot start the runtime")).ok()
 }
 
 /// Lets the process have as many connections as the system grants it: the usual limit is meant for

@@ -1,4 +1,4 @@
-//! The mqtt-bridge binary: parse, then run.
+//! The mqtt-bridge binary: parse, then run, or ask one that runs how it is.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,10 @@ use clap::Parser;
 use mqtt_bridge::Cli;
 
 fn main() -> ExitCode {
-    let Cli { settings } = Cli::parse();
+    let Cli { health, settings } = Cli::parse();
     let log = settings.log.clone();
+    if health {
+        return service_kit::process::check_health(&log, settings.listen);
+    }
     service_kit::process::run(&log, |lifecycle| mqtt_bridge::run(settings, lifecycle))
 }

@@ -8,6 +8,7 @@ use service_kit::{
     channel::AccessSettings,
     metrics::MetricsSettings,
     observe::LogSettings,
+    process::{EXIT_CODES, VERSION},
     secret::{self, SecretString},
 };
 use telemetry_decode::TopicFilter;
@@ -18,8 +19,11 @@ const MIN_WINDOW_BYTES: usize = 8 * 1024 * 1024;
 
 /// MQTT in, gRPC out.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "mqtt-bridge", version, about)]
+#[command(name = "mqtt-bridge", version = VERSION.as_str(), about, after_help = EXIT_CODES)]
 pub struct Cli {
+    /// Ask the bridge that runs here, at the address that it listens on, whether it serves.
+    #[arg(long)]
+    pub health: bool,
     /// How to run.
     #[command(flatten)]
     pub settings: Settings,

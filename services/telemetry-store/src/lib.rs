@@ -21,6 +21,7 @@ mod hub;
 mod metrics;
 mod presence;
 mod settings;
+mod startup;
 pub mod storage;
 mod watcher;
 
@@ -49,6 +50,7 @@ use crate::{
 pub use crate::{
     error::{BoxError, Error, Result},
     settings::{Cli, Command, DatabaseSettings, Reflection, Settings},
+    startup::run,
 };
 
 /// How long open streams and calls may take to end after they were asked to.
@@ -84,7 +86,8 @@ impl Server {
             "STORE_CLIENT_CA needs AUTH_TOKENS_FILE, which says what each certificate may do"
         );
         let url = settings.database.url()?;
-        let storage = storage::open(&url, settings.policy()?, &background).await?;
+        let opened = storage::open(&url, settings.policy()?, &background).await;
+        let storage = opened.inspect_err(|_| background.stop())?;
         let listener = TcpListener::bind(settings.listen)
             .await
             .with_context(|| format!("cannot listen on {} (STORE_LISTEN)", settings.listen))?;

@@ -9,6 +9,7 @@ use service_kit::{
     incoming::LimitSettings,
     metrics::MetricsSettings,
     observe::LogSettings,
+    process::{EXIT_CODES, VERSION},
     secret::{self, SecretError, SecretString},
     tls::ServerTlsSettings,
 };
@@ -18,8 +19,16 @@ use crate::storage::{Fleet, Policy};
 
 /// gRPC in, database out, live out.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "telemetry-store", version, about)]
+#[command(
+    name = "telemetry-store",
+    version = VERSION.as_str(),
+    about,
+    after_help = EXIT_CODES
+)]
 pub struct Cli {
+    /// Ask the store that runs here, at the address that it listens on, whether it serves.
+    #[arg(long)]
+    pub health: bool,
     /// What to do; `serve` if left out.
     #[command(subcommand)]
     pub command: Option<Command>,

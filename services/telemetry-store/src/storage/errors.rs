@@ -58,14 +58,26 @@ const RIGHTS: Class =
 
 const MISSING: Class = Class::Unfit("create the database that DATABASE_URL names");
 
-/// Who starts waits for nothing: what may pass by itself has to be looked into then.
-pub(super) fn at_start(error: Error) -> Error {
+/// That a server cannot be reached may pass, as when it still starts; somebody may have to look into
+/// it all the same.
+pub(super) fn server_at_start(error: Error) -> Error {
     match error {
-        Error::Unavailable(cause) => Error::Unfit {
-            cause,
-            fix: "check the host and the port in DATABASE_URL, or the path, and that the \
-                  database runs",
-        },
+        Error::Unavailable(cause) => Error::Unavailable(
+            format!(
+                "{cause}; check the host and the port in DATABASE_URL, and that the database runs"
+            )
+            .into(),
+        ),
+        other => other,
+    }
+}
+
+/// A file that cannot be opened does not mend itself.
+pub(super) fn file_at_start(error: Error) -> Error {
+    match error {
+        Error::Unavailable(cause) => {
+            Error::Unfit { cause, fix: "check the path in DATABASE_URL, and who may write there" }
+        }
         other => other,
     }
 }

@@ -61,6 +61,14 @@ impl<'a> Backend<'a> {
             }
         }
     }
+
+    /// What a failure to open it means.
+    fn at_start(&self) -> fn(Error) -> Error {
+        match self {
+            Self::Postgres(_) => errors::server_at_start,
+            Self::Sqlite(_) => errors::file_at_start,
+        }
+    }
 }
 
 /// What is kept, and for how long.
@@ -105,24 +113,28 @@ pub async fn open(
     policy: Policy,
     background: &Lifecycle,
 ) -> Result<Arc<dyn Storage>> {
+    let backend = Backend::of(url)?;
+    let at_start = backend.at_start();
     let opening = async {
-        let storage: Arc<dyn Storage> = match Backend::of(url)? {
+        let storage: Arc<dyn Storage> = match backend {
             Backend::Postgres(url) => Arc::new(Postgres::open(url, policy, background).await?),
             Backend::Sqlite(url) => Arc::new(Sqlite::open(url, policy).await?),
         };
         storage.measure_quarantine().await?;
         Ok(storage)
     };
-    opening.await.map_err(errors::at_start)
+    opening.await.map_err(at_start)
 }
 
 /// Brings the database at `url` to this version's schema. Several at once wait for each other.
 pub async fn migrate(url: &SecretString) -> Result<()> {
-    let migrated = match Backend::of(url)? {
+    let backend = Backend::of(url)?;
+    let at_start = backend.at_start();
+    let migrated = match backend {
         Backend::Postgres(url) => Postgres::migrate(url).await,
         Backend::Sqlite(url) => Sqlite::migrate(url).await,
     };
-    migrated.map_err(errors::at_start)
+    migrated.map_err(at_start)
 }
 
 /// A place that keeps devices, readings and the log of events.
