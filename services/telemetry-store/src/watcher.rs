@@ -131,6 +131,8 @@ pub(crate) struct Watcher {
     /// Where it stands once that is told.
     read: Positions,
     at_head: bool,
+    /// Whether that was told.
+    told_caught_up: bool,
     next_progress: Instant,
 }
 
@@ -169,6 +171,7 @@ impl Watcher {
             pending: VecDeque::new(),
             read: start,
             at_head: false,
+            told_caught_up: false,
             next_progress: Instant::now(),
         })
     }
@@ -196,8 +199,10 @@ impl Watcher {
     /// Looks once; waits if there is nothing.
     async fn step(&mut self) -> Result<Option<Update>> {
         if let Some(states) = &mut self.states {
-            let (storage, _turn) = self.sources.turn().await;
-            if let Some(states) = states.next(storage).await? {
+            let (storage, turn) = self.sources.turn().await;
+            let next = states.next(storage).await?;
+            drop(turn);
+            if let Some(states) = next {
                 return Ok(Some(self.update(vec![], states)));
             }
             self.states = None;
@@ -211,7 +216,7 @@ impl Watcher {
             return Ok(Some(self.update(events, vec![])));
         }
         self.told = self.read.clone();
-        if Instant::now() >= self.next_progress {
+        if Instant::now() >= self.next_progress || (self.at_head && !self.told_caught_up) {
             return Ok(Some(self.update(vec![], vec![])));
         }
         if self.at_head && !is_new {
@@ -269,8 +274,9 @@ impl Watcher {
         events
     }
 
-    fn update(&self, events: Vec<Arc<StoredEvent>>, states: Vec<DeviceState>) -> Update {
+    fn update(&mut self, events: Vec<Arc<StoredEvent>>, states: Vec<DeviceState>) -> Update {
         let caught_up = self.at_head && self.pending.is_empty() && self.states.is_none();
+        self.told_caught_up = caught_up;
         Update { cursor: self.selection.cursor(&self.told), events, states, caught_up }
     }
 }

@@ -181,6 +181,21 @@ async fn large_updates_are_cut_and_each_piece_has_its_cursor() {
     assert_eq!(seen, (0..2500).collect::<Vec<_>>());
 }
 
+#[tokio::test(start_paused = true)]
+async fn that_it_has_caught_up_is_told_at_once_though_nothing_is_to_be_shown() {
+    let bed = Bed::new(0);
+    let beats: Vec<_> = (0..2500).map(|n| ("moss-1", n)).collect();
+    bed.beats(&beats).await;
+    let began = Instant::now();
+    let mut watcher = bed.open_at(Selection::prefix("fern".into()), Start::Oldest).await.unwrap();
+    let mut update = watcher.next().await.unwrap();
+    assert!(!update.caught_up);
+    while !update.caught_up {
+        update = watcher.next().await.unwrap();
+    }
+    assert!(began.elapsed() < PROGRESS_EVERY);
+}
+
 proptest! {
     /// However appends, failures, reads and reconnects interleave, a watcher tells each event once,
     /// those of a device in their order.
