@@ -3,7 +3,9 @@
 use std::{collections::HashSet, fmt};
 
 use anyhow::{Context, ensure};
+use prost::Message as _;
 use sqlx::{PgConnection, Row, postgres::PgRow};
+use telemetry_proto::v1::Event;
 
 use crate::auditor::{DEVICES, Tally, device_name};
 
@@ -110,17 +112,26 @@ pub async fn audit(
             }
         }
     }
-    let logged: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM device_log l JOIN devices d ON d.id = l.device_id
-         WHERE d.device_id LIKE 'audit-%'",
-    )
-    .fetch_one(database)
-    .await?;
-    let (logged, messages) = (logged.cast_unsigned(), rows.len() as u64);
+    let (logged, messages) = (logged(database).await?, rows.len() as u64);
     verdict.stored = stored.len() as u64;
     verdict.doubled = logged.saturating_sub(messages);
     verdict.wrong += messages.saturating_sub(logged);
     Ok(verdict)
+}
+
+/// How many messages the log has; changes of presence are none.
+async fn logged(database: &mut PgConnection) -> anyhow::Result<u64> {
+    let records: Vec<Vec<u8>> = sqlx::query_scalar(
+        "SELECT l.event FROM device_log l JOIN devices d ON d.id = l.device_id
+         WHERE d.device_id LIKE 'audit-%'",
+    )
+    .fetch_all(database)
+    .await?;
+    let mut logged = 0;
+    for record in records {
+        logged += u64::from(Event::decode(record.as_slice())?.presence.is_none());
+    }
+    Ok(logged)
 }
 
 fn message(row: &PgRow) -> anyhow::Result<(usize, u64, bool)> {

@@ -11,7 +11,7 @@ async fn it_sees_what_is_missing_doubled_and_wrong() -> anyhow::Result<()> {
          WHERE d.id = r.device_id AND m.id = r.metric_id AND d.device_id = 'audit-7'
            AND m.name = 'tenths' AND r.number = 0.1",
         "INSERT INTO device_log SELECT l.* FROM device_log l JOIN devices d ON d.id = l.device_id
-         WHERE d.device_id = 'audit-8' LIMIT 1",
+         WHERE d.device_id = 'audit-8' ORDER BY l.position DESC LIMIT 1",
         "UPDATE readings r SET text = 'audit-9/9' FROM devices d
          WHERE d.id = r.device_id AND d.device_id = 'audit-9' AND r.text = 'audit-9/0'",
     ];
