@@ -91,7 +91,8 @@ async fn a_port_for_metrics_that_is_taken_is_said_before_anything_starts() -> an
         let mut process = Process::start(binary, &variables)?;
         ensure!(process.ended().await?.code() == Some(1), "{:?}", process.log());
         process.logged("(METRICS_LISTEN)", 1).await?;
-        ensure!(process.log().len() == 1, "{:?}", process.log());
+        process.logged(&format!("starting version={}", env!("CARGO_PKG_VERSION")), 1).await?;
+        ensure!(process.log().len() == 2, "{:?}", process.log());
     }
     Ok(())
 }
