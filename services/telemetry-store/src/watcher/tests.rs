@@ -187,7 +187,8 @@ async fn that_it_has_caught_up_is_told_at_once_though_nothing_is_to_be_shown() {
     let beats: Vec<_> = (0..2500).map(|n| ("moss-1", n)).collect();
     bed.beats(&beats).await;
     let began = Instant::now();
-    let mut watcher = bed.open_at(Selection::prefix("fern".into()), Start::Oldest).await.unwrap();
+    let mut watcher =
+        bed.open_at(Selection::prefixes(vec!["fern".into()]), Start::Oldest).await.unwrap();
     let mut update = watcher.next().await.unwrap();
     assert!(!update.caught_up);
     while !update.caught_up {
