@@ -77,10 +77,13 @@ pub(super) async fn summarize(
         let truncated = all.len() > most;
         all.truncate(most);
         let answers = stream::iter(all.clone()).map(|series| answer(storage, series, &plan));
-        let answers: Vec<_> = answers.buffered(AT_ONCE).try_collect().await?;
-        Ok((truncated.then(|| all.last().cloned()).flatten(), answers))
+        let answers: Vec<(_, bool)> = answers.buffered(AT_ONCE).try_collect().await?;
+        let rolled_up = answers.iter().any(|(_, rolled_up)| *rolled_up);
+        let answers: Vec<_> = answers.into_iter().map(|(answer, _)| answer).collect();
+        Ok((truncated.then(|| all.last().cloned()).flatten(), answers, rolled_up))
     };
-    let (last, mut series) = timeout(CALL_PATIENCE, answering).await.unwrap_or(Err(TOO_LONG))?;
+    let (last, mut series, rolled_up) =
+        timeout(CALL_PATIENCE, answering).await.unwrap_or(Err(TOO_LONG))?;
     let token = |series| {
         let position = Position { series, time: Timestamp::MAX };
         page_token::encode_position(&request, &position)
@@ -95,7 +98,7 @@ pub(super) async fn summarize(
         series,
         truncated: !next_page_token.is_empty(),
         next_page_token,
-        source: v1::Source::Raw.into(),
+        source: if rolled_up { v1::Source::Rollup } else { v1::Source::Raw }.into(),
         resolution: plan.width().map(wire_duration),
     })
 }
@@ -106,11 +109,12 @@ fn names_one(request: &v1::SummarizeReadingsRequest) -> bool {
     device_ids.is_empty() && metrics.is_empty() && !metric.is_empty()
 }
 
-async fn answer(storage: &dyn Storage, series: Series, plan: &Plan) -> Result<v1::Series> {
-    let (mut buckets, mut points) = (Vec::new(), Vec::new());
+async fn answer(storage: &dyn Storage, series: Series, plan: &Plan) -> Result<(v1::Series, bool)> {
+    let (mut buckets, mut points, mut rolled_up) = (Vec::new(), Vec::new(), false);
     match plan {
         Plan::Buckets { grid, wanted, fill } => {
-            let found = history::buckets(storage, &series, grid, wanted, *fill).await?;
+            let found;
+            (found, rolled_up) = history::buckets(storage, &series, grid, wanted, *fill).await?;
             buckets.extend(found.into_iter().map(|found| bucket(found, grid)));
         }
         Plan::Shape { range, most } => {
@@ -119,7 +123,7 @@ async fn answer(storage: &dyn Storage, series: Series, plan: &Plan) -> Result<v1
         }
     }
     let (device_id, metric) = (series.device.as_str().into(), series.metric.as_str().into());
-    Ok(v1::Series { device_id, metric, buckets, points })
+    Ok((v1::Series { device_id, metric, buckets, points }, rolled_up))
 }
 
 fn bucket(bucket: Bucket, grid: &Grid) -> v1::Bucket {

@@ -17,7 +17,7 @@ pub(crate) use self::{fill::Fill, selection::series};
 use self::{fold::Fold, lttb::Lttb};
 use crate::{
     error::{Error, Result},
-    storage::Storage,
+    storage::{Storage, Summaries},
 };
 
 /// How many readings are read at a time.
@@ -106,15 +106,15 @@ impl Bucket {
     }
 }
 
-/// The buckets of a series.
+/// The buckets of a series, and whether rollups helped.
 pub(crate) async fn buckets(
     storage: &dyn Storage,
     series: &Series,
     grid: &Grid,
     wanted: &Wanted,
     fill: Fill,
-) -> Result<Vec<Bucket>> {
-    let found = if wanted.needs_readings() {
+) -> Result<(Vec<Bucket>, bool)> {
+    let (found, rolled_up) = if wanted.needs_readings() {
         let before = if wanted.looks_back() {
             storage.point_before(series, grid.range().start).await?
         } else {
@@ -122,12 +122,12 @@ pub(crate) async fn buckets(
         };
         let mut fold = Fold::new(grid, wanted, before);
         each_point(storage, series, grid.range(), |point| fold.push(point)).await?;
-        fold.finish()
+        (fold.finish(), false)
     } else {
-        let summaries = storage.summarize(series, grid).await?;
-        summaries.into_iter().map(|summary| Bucket::new(summary, wanted)).collect()
+        let Summaries { buckets, rolled_up } = storage.summarize(series, grid).await?;
+        (buckets.into_iter().map(|summary| Bucket::new(summary, wanted)).collect(), rolled_up)
     };
-    Ok(fill.fill(found, grid))
+    Ok((fill.fill(found, grid), rolled_up))
 }
 
 /// At most so many readings of a series, whose line looks like that of all.
@@ -139,7 +139,7 @@ pub(crate) async fn shape(
 ) -> Result<Vec<Point>> {
     let one = Grid::of_edges(range, [range.start, range.end].into_iter())?;
     let counted = storage.summarize(series, &one).await?;
-    let total = counted.first().map_or(0, |summary| summary.count);
+    let total = counted.buckets.first().map_or(0, |summary| summary.count);
     let total = usize::try_from(total).unwrap_or(usize::MAX);
     if Lttb::share(total, most) > MAX_SHARE {
         return Err(Error::TooCostly("more than 1000000 readings a point: raise max_points"));

@@ -12,12 +12,13 @@ use async_trait::async_trait;
 use telemetry_model::{
     Account, Cursor, Device, DeviceId, DeviceQuery, Grid, Message, MetricName, Partition, Point,
     Positions, Presence, Reading, ReadingQuery, Selection, Sender, Series, StoredEvent, Submission,
-    Summary, Tally, TimeRange, TimeSource, Timestamp,
+    Tally, TimeRange, TimeSource, Timestamp,
 };
 use tokio::sync::{Semaphore, broadcast};
 
 use super::{
-    Commit, LogPage, LogQuery, LogRange, QuarantineQuery, Quarantined, Scan, Storage, events,
+    Commit, LogPage, LogQuery, LogRange, QuarantineQuery, Quarantined, Scan, Storage, Summaries,
+    events,
 };
 use crate::error::{Error, Result};
 
@@ -192,7 +193,7 @@ impl Storage for FakeStorage {
         unreachable!("not part of these tests")
     }
 
-    async fn summarize(&self, _: &Series, _: &Grid) -> Result<Vec<Summary>> {
+    async fn summarize(&self, _: &Series, _: &Grid) -> Result<Summaries> {
         unreachable!("not part of these tests")
     }
 

@@ -196,8 +196,8 @@ pub trait Storage: Debug + Send + Sync {
     /// Readings of a device in the order of the query.
     async fn readings(&self, query: &ReadingQuery) -> Result<Vec<Reading>>;
 
-    /// The numeric readings of a series in buckets, oldest first, empty ones left out.
-    async fn summarize(&self, series: &Series, grid: &Grid) -> Result<Vec<Summary>>;
+    /// The numeric readings of a series in buckets.
+    async fn summarize(&self, series: &Series, grid: &Grid) -> Result<Summaries>;
 
     /// The numeric readings of a series, oldest first, at most `limit`.
     async fn points(&self, series: &Series, range: TimeRange, limit: usize) -> Result<Vec<Point>>;
@@ -233,6 +233,15 @@ pub trait Storage: Debug + Send + Sync {
 
     /// Closes every connection, after the work under way.
     async fn close(&self);
+}
+
+/// A series in buckets.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Summaries {
+    /// Those that hold readings, oldest first.
+    pub buckets: Vec<Summary>,
+    /// Whether rollups helped, which may know of readings that are no longer there.
+    pub rolled_up: bool,
 }
 
 /// Which readings to read one after the other.

@@ -7,6 +7,7 @@ use telemetry_model::{Event, Grid, MetricName, Series, Summary, TimeRange, Value
 
 use super::{Fresh, KEPT, all, at, device, metric, on_each_backend, telemetry};
 use crate::storage::{
+    Summaries,
     postgres::rollups,
     testing::{AppendEvents, Appended},
 };
@@ -31,7 +32,7 @@ fn days() -> Vec<Event> {
 async fn summary(fresh: &Fresh) -> Vec<Summary> {
     let range = TimeRange::new(at(START), at(START + 5 * DAY)).unwrap();
     let series = Series { device: device("fern-1"), metric: metric("t") };
-    fresh.storage.summarize(&series, &Grid::of_width(range, HOUR).unwrap()).await.unwrap()
+    fresh.storage.summarize(&series, &Grid::of_width(range, HOUR).unwrap()).await.unwrap().buckets
 }
 
 /// Ages all of it: it is rolled up, and but for the last days compressed, where that can be.
@@ -106,7 +107,12 @@ async fn a_rollup_answers_only_for_what_it_has_right() {
     let pool = crate::storage::postgres::connect::pool(fresh.database_url(), 1).await.unwrap();
     let which = async |from: i64, to: i64, width| {
         let range = TimeRange::new(at(START + from), at(START + to)).unwrap();
-        rollups::for_range(&pool, range, width).await.unwrap().map(|rollup| rollup.name)
+        let mut edges = vec![range.start];
+        while let Some(last) = edges.last().filter(|last| **last < range.end) {
+            edges.push(last.plus(width));
+        }
+        let grid = Grid::of_edges(range, edges.into_iter()).unwrap();
+        rollups::for_grid(&pool, &grid).await.unwrap().map(|(rollup, _)| rollup.name)
     };
     fresh.storage.append_events(&days()).await.unwrap();
     assert_eq!(which(0, DAY, HOUR).await, None, "nothing is rolled up yet");
@@ -119,6 +125,19 @@ async fn a_rollup_answers_only_for_what_it_has_right() {
     assert_eq!(which(60, 5 * DAY, 90 * Duration::from_mins(1)).await, Some("readings_1m"));
     assert_eq!(which(1, 5 * DAY + 1, HOUR).await, None, "buckets that are none of its own");
     assert_eq!(rolled_up(&mut session, &metric("t")).await, summary(&fresh).await);
+
+    // A range that cuts buckets: its ends come from the readings.
+    let range = TimeRange::new(at(START + 130), at(START + 5 * DAY - 700)).unwrap();
+    let series = Series { device: device("fern-1"), metric: metric("t") };
+    let grid = Grid::of_width(range, 2 * HOUR).unwrap();
+    let Summaries { buckets, rolled_up: helped } =
+        fresh.storage.summarize(&series, &grid).await.unwrap();
+    let counts: Vec<_> = buckets.iter().map(|bucket| bucket.count).collect();
+    assert!(helped && counts.iter().sum::<u64>() == 720 - 2, "{counts:?}");
+    assert_eq!((counts[0], counts[1], counts[59]), (11, 12, 11));
+    let whole = Grid::of_edges(range, [range.start, range.end].into_iter()).unwrap();
+    let whole = fresh.storage.summarize(&series, &whole).await.unwrap();
+    assert!(!whole.rolled_up, "no bucket of a rollup ends there");
 
     // Late: only the readings know it, until it is rolled up.
     fresh.storage.append_events(&[reading(START + DAY + 30, 1000)]).await.unwrap();

@@ -98,7 +98,7 @@ async fn summaries_equal_a_naive_one(fresh: &mut Fresh) {
         (-40_000_000, 40_000_000, 9_000),
     ] {
         let grid = grid(start, end, width_s);
-        let found = fresh.storage.summarize(&series(), &grid).await.unwrap();
+        let found = fresh.storage.summarize(&series(), &grid).await.unwrap().buckets;
         assert_eq!(found, naive(&values, &grid));
     }
 }
@@ -116,7 +116,7 @@ async fn summaries_bear_extreme_values(fresh: &mut Fresh) {
         let points: Vec<_> = (n * 60..).zip(values.iter().copied()).collect();
         store(fresh, &points).await;
         let grid = grid(n * 60, n * 60 + 60, 60);
-        let summaries = fresh.storage.summarize(&series(), &grid).await.unwrap();
+        let summaries = fresh.storage.summarize(&series(), &grid).await.unwrap().buckets;
         let [summary] = summaries[..] else { panic!("{summaries:?}") };
         let bits = |value: f64| value.to_bits();
         assert_eq!((summary.first, summary.count), (values[0], values.len() as u64));
@@ -131,9 +131,10 @@ async fn both_ways_to_sum_up_agree(fresh: &mut Fresh) {
     let grid = grid(-900_000, 1_100_000, 50_000);
     let mut wanted = Wanted { aggregates: vec![Min, Max, Avg, First, Last], percentiles: vec![] };
     let storage = &*fresh.storage;
-    let one = history::buckets(storage, &series(), &grid, &wanted, Fill::Null).await.unwrap();
+    let (one, _) = history::buckets(storage, &series(), &grid, &wanted, Fill::Null).await.unwrap();
     wanted.aggregates.push(Stddev);
-    let mut other = history::buckets(storage, &series(), &grid, &wanted, Fill::Null).await.unwrap();
+    let (mut other, _) =
+        history::buckets(storage, &series(), &grid, &wanted, Fill::Null).await.unwrap();
     assert_eq!(one.len(), grid.buckets());
     for (one, other) in one.iter().zip(&mut other) {
         let close = |a: f64, b: f64| (a - b).abs() < 1e-9;
@@ -157,7 +158,8 @@ async fn what_was_before_the_range_counts(fresh: &mut Fresh) {
     };
     let grid = grid(0, 180, 60);
     let storage = &*fresh.storage;
-    let found = history::buckets(storage, &series(), &grid, &wanted, Fill::Null).await.unwrap();
+    let (found, _) =
+        history::buckets(storage, &series(), &grid, &wanted, Fill::Null).await.unwrap();
     let told = found.into_iter().map(|bucket| {
         let Values { time_weighted_avg, increase, rate, percentiles, .. } = bucket.values;
         (bucket.count, time_weighted_avg, increase, rate, percentiles)
@@ -190,7 +192,7 @@ async fn days_of_a_zone(fresh: &mut Fresh) {
         let range = TimeRange::new(at(first), at(first + 250 * 1800)).unwrap();
         let grid = calendar::grid(range, Unit::Day, &calendar::zone(zone).unwrap()).unwrap();
         let noon = midnight.plus(Duration::from_hours(12));
-        let summaries = fresh.storage.summarize(&series(), &grid).await.unwrap();
+        let summaries = fresh.storage.summarize(&series(), &grid).await.unwrap().buckets;
         let day = summaries.iter().find(|summary| summary.bucket == grid.position(noon)).unwrap();
         assert_eq!(day.count, readings, "{zone}");
         assert_eq!(summaries.iter().map(|summary| summary.count).sum::<u64>(), 250);
@@ -237,9 +239,9 @@ async fn shapes_keep_the_ends(fresh: &mut Fresh) {
 async fn late_readings_count(fresh: &mut Fresh) {
     let grid = grid(0, 120, 60);
     store(fresh, &[(10, 1.0), (70, 5.0)]).await;
-    assert_eq!(fresh.storage.summarize(&series(), &grid).await.unwrap().len(), 2);
+    assert_eq!(fresh.storage.summarize(&series(), &grid).await.unwrap().buckets.len(), 2);
     store(fresh, &[(5, 3.0), (69, 4.0)]).await;
-    let summaries = fresh.storage.summarize(&series(), &grid).await.unwrap();
+    let summaries = fresh.storage.summarize(&series(), &grid).await.unwrap().buckets;
     let told: Vec<_> = summaries.iter().map(|s| (s.count, s.avg, s.first, s.last)).collect();
     assert_eq!(told, [(2, 2.0, 3.0, 1.0), (2, 4.5, 4.0, 5.0)]);
 }
@@ -247,11 +249,11 @@ async fn late_readings_count(fresh: &mut Fresh) {
 async fn unknown_series_are_empty(fresh: &mut Fresh) {
     let storage = &*fresh.storage;
     let grid = grid(0, 10, 1);
-    assert!(storage.summarize(&series(), &grid).await.unwrap().is_empty());
+    assert!(storage.summarize(&series(), &grid).await.unwrap().buckets.is_empty());
     assert!(storage.points(&series(), grid.range(), 10).await.unwrap().is_empty());
     assert_eq!(storage.point_before(&series(), at(0)).await.unwrap(), None);
     let wanted = Wanted { aggregates: vec![Aggregate::TimeWeightedAvg], percentiles: vec![50.0] };
-    let none = history::buckets(storage, &series(), &grid, &wanted, Fill::Null).await.unwrap();
+    let (none, _) = history::buckets(storage, &series(), &grid, &wanted, Fill::Null).await.unwrap();
     assert_eq!(none.len(), 10);
     assert!(none.iter().all(|bucket| bucket.count == 0 && bucket.values == Values::default()));
     assert!(history::shape(storage, &series(), grid.range(), 10).await.unwrap().is_empty());

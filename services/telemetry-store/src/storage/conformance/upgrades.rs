@@ -13,7 +13,7 @@ use super::{Fresh, TestDatabase, at, device, metric};
 use crate::storage::{QuarantineQuery, postgres, sqlite, testing::DeviceLog};
 
 /// A row for each table of each version, as that version knew it.
-const ROWS: [(i64, &str); 3] = [
+const ROWS: [(i64, &str); 4] = [
     (
         1,
         "INSERT INTO devices (device_id, first_seen, last_seen, last_heartbeat)
@@ -36,6 +36,11 @@ const ROWS: [(i64, &str); 3] = [
                                  partial, payload)
          VALUES ({time}, 'devices/fern-1/telemetry', 1, 'fern-1', 1, 'not_json', 'payload', '',
                  false, {event});",
+    ),
+    (
+        3,
+        "INSERT INTO listening (client_id, since, through, told)
+         VALUES ('bridge', {time}, {time}, {time});",
     ),
     (4, "{leases}"),
 ];

@@ -4,11 +4,15 @@
 use sqlx::{AssertSqlSafe, PgPool, error::DatabaseError};
 use telemetry_model::{Grid, Point, Reading, Selection, Series, Summary, TimeRange, Timestamp};
 
-use super::micros::Micros;
+use super::{
+    community::Edition,
+    micros::Micros,
+    rollups::{self, Rollup},
+};
 use crate::{
     error::{Error, Result},
     storage::{
-        Scan, TOO_LONG,
+        Scan, Summaries, TOO_LONG,
         rows::{self, ValueColumns},
     },
 };
@@ -24,16 +28,36 @@ fn costly(error: sqlx::Error) -> Error {
 /// Readings as what a rollup has of them: each a summary of itself. Not by `avg`, which fails on
 /// values whose squares overflow, as `sum` does when the sum does; nor can numbers be divided that
 /// the result would be too small for.
-const RAW: &str = "
-    SELECT time, 1 AS count, value AS min, value AS max,
-           CASE WHEN abs(value) < 1e-295 THEN 0 ELSE value / 1099511627776 END AS scaled_sum,
-           value AS first, time AS first_time, value AS last, time AS last_time
-    FROM (SELECT time, coalesce(number, integer::double precision) AS value
-          FROM readings
-          WHERE device_id = (SELECT id FROM devices WHERE device_id = $1)
-            AND metric_id = (SELECT id FROM metrics WHERE name = $2)
-            AND time >= $3 AND time < $4) AS numbers
-    WHERE value IS NOT NULL";
+fn readings_between(start: &str, end: &str) -> String {
+    format!(
+        "SELECT time, 1 AS count, value AS min, value AS max,
+                CASE WHEN abs(value) < 1e-295 THEN 0 ELSE value / 1099511627776 END AS scaled_sum,
+                value AS first, time AS first_time, value AS last, time AS last_time
+         FROM (SELECT time, coalesce(number, integer::double precision) AS value
+               FROM readings
+               WHERE device_id = (SELECT id FROM devices WHERE device_id = $1)
+                 AND metric_id = (SELECT id FROM metrics WHERE name = $2)
+                 AND time >= {start} AND time < {end}) AS numbers
+         WHERE value IS NOT NULL"
+    )
+}
+
+/// What a rollup says of its part of the range, from $6 to $7, and the readings before and after it.
+fn rolled_up(rollup: Rollup) -> String {
+    format!(
+        "SELECT bucket AS time, count, min, max,
+                CASE WHEN abs(sum) < 1e-295 THEN 0 ELSE sum / 1099511627776 END AS scaled_sum,
+                first, first_time, last, last_time
+         FROM {name}
+         WHERE device_id = (SELECT id FROM devices WHERE device_id = $1)
+           AND metric_id = (SELECT id FROM metrics WHERE name = $2)
+           AND bucket >= $6 AND bucket < $7
+         UNION ALL {before} UNION ALL {after}",
+        name = rollup.name,
+        before = readings_between("$3", "$6"),
+        after = readings_between("$7", "$4"),
+    )
+}
 
 /// Sums up what a relation has of a series, in buckets between edges. Searching them costs no more
 /// than `time_bucket` does: 43,200 readings in 500 buckets took 75 ms either way.
@@ -48,17 +72,48 @@ fn summarize_from(source: &str) -> String {
 /// Bucket, count, min, max, scaled sum, first, last.
 type SummaryRow = (i32, i64, f64, f64, f64, f64, f64);
 
-pub(super) async fn summarize(pool: &PgPool, series: &Series, grid: &Grid) -> Result<Vec<Summary>> {
+/// From a rollup, if one is exact; a sum that was too large for it only the readings know.
+pub(super) async fn summarize(
+    pool: &PgPool,
+    edition: Edition,
+    series: &Series,
+    grid: &Grid,
+) -> Result<Summaries> {
+    let rollup = match edition {
+        Edition::Community => rollups::for_grid(pool, grid).await?,
+        Edition::Unprepared | Edition::Apache => None,
+    };
+    if let Some((rollup, inner)) = rollup {
+        let rows = summary_rows(pool, &rolled_up(rollup), series, grid, Some(inner)).await?;
+        if rows.iter().all(|(.., scaled_sum, _, _)| scaled_sum.is_finite()) {
+            return Ok(Summaries { buckets: summaries(rows)?, rolled_up: true });
+        }
+    }
+    let rows = summary_rows(pool, &readings_between("$3", "$4"), series, grid, None).await?;
+    Ok(Summaries { buckets: summaries(rows)?, rolled_up: false })
+}
+
+async fn summary_rows(
+    pool: &PgPool,
+    source: &str,
+    series: &Series,
+    grid: &Grid,
+    inner: Option<TimeRange>,
+) -> Result<Vec<SummaryRow>> {
     let edges: Vec<_> = grid.edges().iter().map(|edge| Micros(edge.micros())).collect();
-    let rows: Vec<SummaryRow> = sqlx::query_as(AssertSqlSafe(summarize_from(RAW)))
+    let mut query = sqlx::query_as(AssertSqlSafe(summarize_from(source)))
         .bind(series.device.as_str())
         .bind(series.metric.as_str())
         .bind(Micros(grid.range().start.micros()))
         .bind(Micros(grid.range().end.micros()))
-        .bind(edges)
-        .fetch_all(pool)
-        .await
-        .map_err(costly)?;
+        .bind(edges);
+    if let Some(TimeRange { start, end }) = inner {
+        query = query.bind(Micros(start.micros())).bind(Micros(end.micros()));
+    }
+    query.fetch_all(pool).await.map_err(costly)
+}
+
+fn summaries(rows: Vec<SummaryRow>) -> Result<Vec<Summary>> {
     let summary = |(bucket, count, min, max, scaled_sum, first, last): SummaryRow| {
         let bucket = usize::try_from(bucket).map_err(|_| rows::corrupt("a bucket is negative"))?;
         let count = count.unsigned_abs();

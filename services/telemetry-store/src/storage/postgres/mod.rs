@@ -29,14 +29,15 @@ use service_kit::lifecycle::Lifecycle;
 use sqlx::{Executor, PgPool};
 use telemetry_model::{
     Account, Device, DeviceId, DeviceQuery, Grid, MetricName, Partition, Point, Positions,
-    Presence, Reading, ReadingQuery, Selection, Sender, Series, Submission, Summary, Tally,
-    TimeRange, Timestamp,
+    Presence, Reading, ReadingQuery, Selection, Sender, Series, Submission, Tally, TimeRange,
+    Timestamp,
 };
 use tokio::{sync::broadcast, time::timeout};
 
-use self::{micros::Micros, tx::PgTx};
+use self::{community::Edition, micros::Micros, tx::PgTx};
 use super::{
     Commit, LogPage, LogQuery, LogRange, Policy, QuarantineQuery, Quarantined, Scan, Storage,
+    Summaries,
     append::{self, Shared},
     events,
     names::Unknown,
@@ -63,6 +64,8 @@ pub(super) struct Postgres {
     pool: PgPool,
     /// For questions about the history, which may take long, but not for ever.
     queries: PgPool,
+    /// As it was at the start.
+    edition: Edition,
     shared: Shared,
     policy: Policy,
     commits: broadcast::Sender<Commit>,
@@ -76,13 +79,15 @@ impl Postgres {
         let pool = connect::pool(url, CONNECTIONS).await?;
         let queries = connect::queries(url, QUERIES)?;
         connect::check_version(&pool).await?;
-        community::tell(community::edition(&pool).await?, policy.compress_after);
+        let edition = community::edition(&pool).await?;
+        community::tell(edition, policy.compress_after);
         let commits = broadcast::Sender::new(COMMITS);
         let instance: String =
             sqlx::query_scalar("SELECT gen_random_uuid()::text").fetch_one(&pool).await?;
         let feed = feed::run(pool.clone(), instance.clone(), commits.clone(), background.token());
         background.spawn("commit feed", feed);
-        Ok(Self { pool, queries, shared: Shared::new(policy), policy, commits, instance })
+        let shared = Shared::new(policy);
+        Ok(Self { pool, queries, edition, shared, policy, commits, instance })
     }
 
     /// Brings a database's schema up to date.
@@ -230,8 +235,8 @@ impl Storage for Postgres {
         reads::readings(&self.pool, query).await
     }
 
-    async fn summarize(&self, series: &Series, grid: &Grid) -> Result<Vec<Summary>> {
-        history::summarize(&self.queries, series, grid).await
+    async fn summarize(&self, series: &Series, grid: &Grid) -> Result<Summaries> {
+        history::summarize(&self.queries, self.edition, series, grid).await
     }
 
     async fn points(&self, series: &Series, range: TimeRange, limit: usize) -> Result<Vec<Point>> {

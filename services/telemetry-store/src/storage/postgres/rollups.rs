@@ -2,7 +2,7 @@
 //!
 //! They are continuous aggregates that show what is newer than they hold straight from the readings.
 //! What is added behind that point does not show until they are refreshed, so a rollup answers for a
-//! range only if nothing in it waits for that ([`for_range`]). They outlive the readings: where those
+//! range only if nothing in it waits for that ([`for_grid`]). They outlive the readings: where those
 //! are dropped, nothing can be added and nothing must be refreshed.
 //!
 //! Each is made from the readings, not one from another, so that there is one log of what is out of
@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool};
-use telemetry_model::{TimeRange, Timestamp};
+use telemetry_model::{Grid, TimeRange, Timestamp};
 
 use super::{lease::Lease, micros::Micros, prune::PATIENCE};
 use crate::error::Result;
@@ -37,6 +37,7 @@ pub(super) const ROLLUPS: [Rollup; 3] = [
 
 /// A bucket is rolled up so long after its end: what comes in time is not late then.
 const SETTLED_AFTER: Duration = Duration::from_mins(15);
+const MICROSECOND: Duration = Duration::from_micros(1);
 /// How much is refreshed at a time.
 const AT_A_TIME: Duration = Duration::from_hours(10 * 24);
 
@@ -202,23 +203,24 @@ const IS_UP_TO_DATE: &str = "
             ) AS late (lowest, greatest)
             WHERE late.lowest < rollup.end_us AND late.greatest >= rollup.from_us))";
 
-/// The coarsest rollup from which buckets of this width, beginning at the start of the range, can be
-/// made exactly; none if only the readings say. As of now: what is added afterwards is not in it.
-#[cfg_attr(not(test), expect(dead_code, reason = "summaries are made from readings so far"))]
-pub(in crate::storage) async fn for_range(
+/// The coarsest rollup from which all buckets of a grid can be made exactly, and the part of the range
+/// that it has whole buckets of: what lies before and after it, only the readings say. None if only
+/// they say anything. As of now: what is added afterwards is not in it.
+pub(in crate::storage) async fn for_grid(
     pool: &PgPool,
-    range: TimeRange,
-    width: Duration,
-) -> Result<Option<Rollup>> {
-    let (start, end) = (range.start.micros(), range.end.micros());
+    grid: &Grid,
+) -> Result<Option<(Rollup, TimeRange)>> {
     for rollup in ROLLUPS.into_iter().rev() {
         let own = micros(rollup.width);
-        let fits = [start, end, micros(width)].iter().all(|us| us.rem_euclid(own) == 0);
-        if fits && width >= rollup.width {
+        let fits = grid.edges().iter().all(|edge| edge.micros().rem_euclid(own) == 0);
+        let TimeRange { start, end } = grid.range();
+        let start = truncate(start.plus(rollup.width.saturating_sub(MICROSECOND)), rollup.width);
+        let end = truncate(end, rollup.width);
+        if fits && start < end {
             let up_to_date = sqlx::query_scalar(IS_UP_TO_DATE);
-            let up_to_date = up_to_date.bind(rollup.name).bind(start).bind(end);
+            let up_to_date = up_to_date.bind(rollup.name).bind(start.micros()).bind(end.micros());
             if up_to_date.fetch_one(pool).await? {
-                return Ok(Some(rollup));
+                return Ok(Some((rollup, TimeRange { start, end })));
             }
         }
     }

@@ -19,14 +19,15 @@ use sqlx::{
 };
 use telemetry_model::{
     Account, Device, DeviceId, DeviceQuery, Grid, Invalid, MetricName, Partition, Point, Positions,
-    Presence, Reading, ReadingQuery, Selection, Sender, Series, Submission, Summary, Tally,
-    TimeRange, Timestamp,
+    Presence, Reading, ReadingQuery, Selection, Sender, Series, Submission, Tally, TimeRange,
+    Timestamp,
 };
 use tokio::sync::broadcast;
 
 use self::tx::SqliteTx;
 use super::{
     Commit, LogPage, LogQuery, LogRange, Policy, QuarantineQuery, Quarantined, Scan, Storage,
+    Summaries,
     append::{self, Shared},
     events,
     names::Unknown,
@@ -220,8 +221,9 @@ impl Storage for Sqlite {
         reads::readings(&self.readers, query).await
     }
 
-    async fn summarize(&self, series: &Series, grid: &Grid) -> Result<Vec<Summary>> {
-        history::summarize(&self.queries, series, grid).await
+    async fn summarize(&self, series: &Series, grid: &Grid) -> Result<Summaries> {
+        let buckets = history::summarize(&self.queries, series, grid).await?;
+        Ok(Summaries { buckets, rolled_up: false })
     }
 
     async fn points(&self, series: &Series, range: TimeRange, limit: usize) -> Result<Vec<Point>> {
