@@ -1,7 +1,7 @@
 //! Who may call a server, and what each caller may do.
 //!
-//! A caller shows a token or the certificate of its connection ([`identity`]); a token is one of a
-//! file ([`tokens`]) or signed by an issuer ([`jwt`]). [`Door`] asks every call for it. What a call
+//! A caller shows a token or the certificate of its connection (`identity`); a token is one of a
+//! file (`tokens`) or signed by an issuer (`jwt`). [`Door`] asks every call for it. What a call
 //! was refused for is in our log, and not in the answer.
 
 mod identity;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use e2e::{Client, DEADLINE, Secured, eventually};
+use e2e::{Client, DEADLINE, Database, Secured, System, eventually, health_becomes};
 use telemetry_proto::v1::{ListDevicesRequest, WatchDeviceRequest};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -151,4 +151,28 @@ async fn what_is_not_tls_is_closed_at_once() -> anyhow::Result<()> {
         }
     );
     Ok(())
+}
+
+#[tokio::test]
+async fn a_device_that_sends_too_much_loses_what_is_too_much_and_no_other_does()
+-> anyhow::Result<()> {
+    let mut system = System::start_store(Database::Sqlite).await?;
+    system.set_bridge("DEVICE_RATE", "1");
+    system.set_bridge("DEVICE_BURST", "100");
+    system.start_bridge()?;
+    health_becomes(&system.bridge_address(), true).await?;
+    let lines: String = (0..1000).map(|n| format!("{{\"t\":{n}}}\n")).collect();
+    system.device().publish_lines("devices/flood/telemetry", 1, &lines)?;
+    system.device().publish("devices/fern-1/telemetry", 1, b"{\"t\":1}")?;
+    let client = system.client().await?;
+    client.readings_come("fern-1", 1).await?;
+    eventually("what was too much is in the ledger", async || {
+        let total = client.ledger_settles().await?;
+        let dropped = total.dropped.iter().find(|dropped| dropped.reason == "rate_limited");
+        let dropped = dropped.context("nothing was dropped")?.count;
+        ensure!(total.received == 1001 && total.stored + dropped == 1001, "{total:?}");
+        ensure!((101..500).contains(&total.stored), "{total:?}");
+        Ok(())
+    })
+    .await
 }
