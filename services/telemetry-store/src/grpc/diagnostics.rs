@@ -82,6 +82,7 @@ impl DiagnosticsService for Diagnostics {
         request: Request<v1::ExplainDeviceRequest>,
     ) -> Result<Response<v1::ExplainDeviceResponse>, Status> {
         let id = DeviceId::parse(&request.get_ref().device_id).map_err(Error::from)?;
+        Devices::of(&request).check(&id)?;
         Ok(Response::new(self.explain(id).await?))
     }
 }
