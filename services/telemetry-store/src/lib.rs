@@ -85,6 +85,7 @@ impl Server {
             settings.tls.client_ca.is_none() || auth.knows_certificates(),
             "STORE_CLIENT_CA needs AUTH_TOKENS_FILE, which says what each certificate may do"
         );
+        let metrics = Endpoint::bind(&settings.metrics).await?;
         let url = settings.database.url()?;
         let opened = storage::open(&url, settings.policy()?, &background).await;
         let storage = opened.inspect_err(|_| background.stop())?;
@@ -92,7 +93,6 @@ impl Server {
             .await
             .with_context(|| format!("cannot listen on {} (STORE_LISTEN)", settings.listen))?;
         let local_addr = listener.local_addr()?;
-        let metrics = Endpoint::bind(&settings.metrics).await?;
         if tls.is_none() && !auth.lets_anyone_in() && !local_addr.ip().is_loopback() {
             let fix = "set STORE_TLS_CERT and STORE_TLS_KEY, unless something in front does it";
             tracing::warn!(fix, "tokens come in over the network in the clear");

@@ -4,9 +4,10 @@ use anyhow::{Context, ensure};
 use e2e::{Client, Secured};
 use telemetry_model::{Clock, SystemClock};
 use telemetry_proto::v1::{
-    EventKind, GetDeviceRequest, GetLatestReadingsRequest, IngestEvent, IngestRequest,
-    ListDevicesRequest, ListMetricsRequest, ListQuarantineRequest, ListReadingsRequest,
-    Measurement, Sample, WatchDeviceRequest, measurement::Value,
+    DeviceState, EventKind, ExplainDeviceRequest, ExportReadingsRequest, GetDeviceRequest,
+    GetLatestReadingsRequest, IngestEvent, IngestRequest, ListDevicesRequest, ListMetricsRequest,
+    ListQuarantineRequest, ListReadingsRequest, Measurement, Sample, SummarizeReadingsRequest,
+    WatchDeviceRequest, WatchDevicesRequest, measurement::Value,
 };
 use tonic::Code;
 
@@ -95,9 +96,57 @@ async fn what_is_of_other_devices_is_neither_seen_nor_written() -> anyhow::Resul
         refused(query.list_metrics(request).await.map(drop), denied)?;
         let request = WatchDeviceRequest { device_id: id(), ..Default::default() };
         refused(own.watch.clone().watch_device(request).await.map(drop), denied)?;
+        let device_ids = vec!["fern-1".to_owned(), id()];
+        let request = WatchDevicesRequest { device_ids, ..Default::default() };
+        refused(own.watch.clone().watch_devices(request).await.map(drop), denied)?;
+        let request = WatchDevicesRequest { device_id_prefix: id(), ..Default::default() };
+        // A prefix may be wider than what is ours: then only ours is followed.
+        let outcome = own.watch.clone().watch_devices(request).await.map(drop);
+        if device_id == "fer" {
+            outcome?
+        } else {
+            refused(outcome, denied)?
+        }
+        let request = ExportReadingsRequest { device_id: id(), ..Default::default() };
+        refused(query.export_readings(request).await.map(drop), denied)?;
+        let mut request = summary(&["fern-1", &device_id]);
+        refused(query.summarize_readings(request.clone()).await.map(drop), denied)?;
+        (request.device_id, request.device_ids) = (id(), vec![]);
+        refused(query.summarize_readings(request).await.map(drop), denied)?;
+        let request = ExplainDeviceRequest { device_id: id() };
+        refused(own.diagnostics.clone().explain_device(request).await.map(drop), denied)?;
     }
+    let request = ExportReadingsRequest::default();
+    refused(own.query.clone().export_readings(request).await.map(drop), Code::PermissionDenied)?;
+    own.query.clone().summarize_readings(summary(&["fern-1"])).await?;
+    // Whoever follows all devices follows those that are his.
+    let request = WatchDevicesRequest {
+        after_cursor: "0".to_owned(),
+        include_state: true,
+        ..Default::default()
+    };
+    let (first, mut stream) = own.watch_many(request).await?;
+    let is_own = |id: &str| id.starts_with("fern-") || id.starts_with("ivy-");
+    ensure!(first.states.iter().all(|state| is_own(id_of(state))), "{first:?}");
+    let (events, _) = e2e::events(&mut stream, 3).await?;
+    ensure!(events.iter().all(|event| is_own(&event.device_id)), "{events:?}");
     let request = ListMetricsRequest { device_id: String::new() };
     refused(own.query.clone().list_metrics(request).await.map(drop), Code::PermissionDenied)
+}
+
+fn id_of(state: &DeviceState) -> &str {
+    state.device.as_ref().map_or("", |device| device.device_id.as_str())
+}
+
+fn summary(devices: &[&str]) -> SummarizeReadingsRequest {
+    SummarizeReadingsRequest {
+        device_ids: devices.iter().map(ToString::to_string).collect(),
+        metric: "t".to_owned(),
+        start_time: Some(prost_types::Timestamp { seconds: 0, nanos: 0 }),
+        end_time: Some(prost_types::Timestamp { seconds: 4_000_000_000, nanos: 0 }),
+        max_points: 10,
+        ..Default::default()
+    }
 }
 
 #[tokio::test]

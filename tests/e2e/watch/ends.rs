@@ -38,7 +38,8 @@ async fn expiry(database: Database) -> anyhow::Result<()> {
         after_cursor: ["0"; 32].join("."),
         ..Default::default()
     };
-    ensure!(system.client().await?.watch_many(stale.clone()).await?.0.events.len() == 10);
+    let told = system.client().await?.watch_many(stale.clone()).await?.0.events;
+    ensure!(values(&told).len() == 10, "{told:?}");
     // What was received is not old enough at once.
     let system = Mutex::new(system);
     let statuses = eventually("the cursors have expired", async || {

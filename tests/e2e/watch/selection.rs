@@ -13,7 +13,7 @@ use crate::payloads::on_each_database;
 
 on_each_database!(by_list_prefix_and_all, filters, from_a_time, with_state);
 
-/// All that the log holds for a request.
+/// All messages that the log holds for a request.
 async fn all(system: &System, request: WatchDevicesRequest) -> anyhow::Result<Vec<Event>> {
     let request = WatchDevicesRequest { after_cursor: "0".into(), ..request };
     let (mut response, mut watch) = system.client().await?.watch_many(request).await?;
@@ -21,6 +21,7 @@ async fn all(system: &System, request: WatchDevicesRequest) -> anyhow::Result<Ve
     loop {
         seen.append(&mut response.events);
         if response.caught_up {
+            seen.retain(|event| event.presence.is_none());
             return Ok(seen);
         }
         response = watch.message().await?.context("the watch ended")?;
@@ -124,13 +125,18 @@ async fn filters(database: Database) -> anyhow::Result<()> {
             ..Default::default()
         };
         let mut one = client.watch.clone().watch_device(one).await?.into_inner();
-        let one = one.message().await?.context("ended")?.events;
+        let mut one = one.message().await?.context("ended")?.events;
+        one.retain(|event| event.presence.is_none());
         for seen in [all(&system, many).await?, one] {
             let seen: Vec<_> =
                 seen.iter().map(|event| values(std::slice::from_ref(event))).collect();
             ensure!(seen == *expected, "{metrics:?} {kinds:?}: {seen:?}");
         }
     }
+    let kinds = vec![EventKind::Presence.into()];
+    let request = WatchDevicesRequest { after_cursor: "0".into(), kinds, ..Default::default() };
+    let (first, _) = client.watch_many(request).await?;
+    ensure!(first.events.len() == 1 && first.events[0].presence.is_some(), "{first:?}");
     Ok(())
 }
 
