@@ -20,8 +20,12 @@ enum Class {
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         let class = match &error {
+            sqlx::Error::Tls(_) => CERTIFICATE,
+            // A handshake that fails for what the other side shows.
+            sqlx::Error::Io(cause) if cause.kind() == std::io::ErrorKind::InvalidData => {
+                CERTIFICATE
+            }
             sqlx::Error::Io(_)
-            | sqlx::Error::Tls(_)
             | sqlx::Error::Protocol(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
@@ -56,6 +60,9 @@ const SCHEMA: Class = Class::Unfit(
 const RIGHTS: Class =
     Class::Unfit("check the user and the password in DATABASE_URL, and what that user may do");
 
+const CERTIFICATE: Class = Class::Unfit(
+    "check the host, sslmode and sslrootcert in DATABASE_URL against the server's certificate",
+);
 const MISSING: Class = Class::Unfit("create the database that DATABASE_URL names");
 
 /// That a server cannot be reached may pass, as when it still starts; somebody may have to look into
