@@ -1,7 +1,7 @@
 //! What a container's health check and an operator ask of the binaries themselves.
 
 use anyhow::{Context, ensure};
-use e2e::{Database, Mode, Mosquitto, PostgresDatabase, Process, Proxy, System};
+use e2e::{Database, Mode, Mosquitto, PostgresDatabase, Process, Proxy, Secured, System};
 
 /// The exit code of a binary that ends by itself.
 async fn code(
@@ -28,6 +28,27 @@ async fn each_tells_whether_it_serves_by_its_exit_code() -> anyhow::Result<()> {
     for (binary, listen) in &asked {
         ensure!(code(binary, "--health", std::slice::from_ref(listen)).await? == Some(1));
     }
+    let (bridge, listen) = &asked[1];
+    ensure!(code(bridge, "--health=liveness", std::slice::from_ref(listen)).await? == Some(0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn with_tls_it_must_be_the_process_that_has_the_certificate() -> anyhow::Result<()> {
+    let store = Secured::start(&[]).await?;
+    store.authority.sign(&store.file(""), "other", "localhost")?;
+    let ask = async |argument, certificate: Option<&str>| {
+        let mut variables = vec![("STORE_LISTEN", store.address())];
+        if let Some(name) = certificate {
+            variables.push(("STORE_TLS_CERT", store.file(name).display().to_string()));
+        }
+        code("telemetry-store", argument, &variables).await
+    };
+    ensure!(ask("--health", Some("server.pem")).await? == Some(0));
+    ensure!(ask("--health=liveness", Some("server.pem")).await? == Some(0));
+    ensure!(ask("--health=nothing", Some("server.pem")).await? == Some(1));
+    ensure!(ask("--health", Some("other.pem")).await? == Some(1));
+    ensure!(ask("--health", None).await? == Some(1));
     Ok(())
 }
 

@@ -28,7 +28,10 @@ use tonic::{
 };
 use tower::Service;
 
-use crate::{auth::status::unusable_token, tls::ClientFiles};
+use crate::{
+    auth::status::unusable_token,
+    tls::{ClientFiles, Trust},
+};
 
 /// A channel that shows a token with every call, if there is one.
 pub type Channel = InterceptedService<transport::Channel, Bearer>;
@@ -65,7 +68,7 @@ pub fn connect(url: &str, access: &AccessSettings) -> anyhow::Result<Channel> {
         Some(files)
     } else {
         ensure!(
-            files.authorities.is_none() && files.identity.is_none(),
+            access.store_ca_cert.is_none() && files.identity.is_none(),
             "STORE_CA_CERT and STORE_CLIENT_CERT are of use with an https URL only"
         );
         None
@@ -108,7 +111,8 @@ impl AccessSettings {
             (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
             _ => bail!("STORE_CLIENT_CERT and STORE_CLIENT_KEY go together: set both or neither"),
         };
-        Ok(ClientFiles { authorities: self.store_ca_cert.clone(), identity })
+        let trust = self.store_ca_cert.clone().map_or(Trust::Public, Trust::Authorities);
+        Ok(ClientFiles { trust, identity })
     }
 
     fn bearer(&self) -> anyhow::Result<Bearer> {
@@ -178,10 +182,10 @@ impl Interceptor for Bearer {
 
 /// Makes the connections of a channel.
 #[derive(Clone, Debug)]
-struct Connector {
-    host: String,
-    port: u16,
-    tls: Option<ClientFiles>,
+pub(crate) struct Connector {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) tls: Option<ClientFiles>,
 }
 
 type Stream = TokioIo<Either<TcpStream, TlsStream<TcpStream>>>;

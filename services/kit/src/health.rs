@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use clap::Args;
 use tonic::transport::Endpoint;
 use tonic_health::{
     ServingStatus,
@@ -21,12 +23,32 @@ use tonic_health::{
     server::HealthReporter,
 };
 
+use crate::{
+    channel::Connector,
+    tls::{ClientFiles, Trust},
+};
+
 /// The name that is `SERVING` as long as the process answers at all, whatever it depends on: a
 /// restart would not mend that.
 pub const LIVENESS: &str = "liveness";
 
 /// How long a process may take to say how it is.
 const ANSWER_WITHIN: Duration = Duration::from_secs(4);
+
+/// Asking a process how it is, instead of being one.
+#[derive(Args, Clone, Debug)]
+pub struct AskSettings {
+    /// Ask the process that runs here, at the address that it listens on, whether it serves; with
+    /// `=liveness`, whether it answers at all.
+    #[arg(
+        long,
+        value_name = "SERVICE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = ""
+    )]
+    pub health: Option<String>,
+}
 
 /// Says whether the process serves, overall (the empty name) and for each service it names.
 #[derive(Clone, Debug)]
@@ -63,14 +85,22 @@ impl Health {
     }
 }
 
-/// Asks the process that listens on `address` of this host whether it serves.
-pub(crate) async fn check(address: SocketAddr) -> anyhow::Result<()> {
+/// Asks the process that listens on `address` of this host how a service of it is. With TLS, it must
+/// have the given certificate.
+pub(crate) async fn check(
+    address: SocketAddr,
+    service: &str,
+    certificate: Option<PathBuf>,
+) -> anyhow::Result<()> {
     let address = SocketAddr::new(reachable(address.ip()), address.port());
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?
         .connect_timeout(ANSWER_WITHIN)
         .timeout(ANSWER_WITHIN);
-    let channel = endpoint.connect().await.with_context(|| format!("nobody at {address}"))?;
-    let request = HealthCheckRequest { service: String::new() };
+    let tls = certificate.map(|path| ClientFiles { trust: Trust::Same(path), identity: None });
+    let connector = Connector { host: address.ip().to_string(), port: address.port(), tls };
+    let channel = endpoint.connect_with_connector(connector).await;
+    let channel = channel.with_context(|| format!("nobody at {address}"))?;
+    let request = HealthCheckRequest { service: service.to_owned() };
     let answer = HealthClient::new(channel).check(request).await?.into_inner();
     ensure!(answer.status() == Answer::Serving, "{} at {address}", answer.status().as_str_name());
     Ok(())
@@ -103,21 +133,16 @@ mod tests {
         let incoming = TcpIncoming::from(listener);
         lifecycle.spawn("health", server.serve_with_incoming_shutdown(incoming, stopping));
 
-        let channel = Endpoint::from_shared(format!("http://127.0.0.1:{}", address.port()));
-        let mut client = HealthClient::new(channel.unwrap().connect_lazy());
         for serving in [false, true, false] {
             health.set(serving).await;
-            let error = check(address).await.map_err(|error| format!("{error:#}"));
+            let error = check(address, "", None).await.map_err(|error| format!("{error:#}"));
             assert_eq!(error.is_ok(), serving, "{error:?}");
             assert!(serving || error.unwrap_err().starts_with("NOT_SERVING at 127.0.0.1:"));
-            let request = HealthCheckRequest { service: LIVENESS.to_owned() };
-            let alive = client.check(request).await.unwrap().into_inner();
-            assert_eq!(alive.status(), Answer::Serving);
+            check(address, LIVENESS, None).await.unwrap();
         }
-        drop(client);
         lifecycle.stop();
         assert!(lifecycle.drained().await);
-        let error = format!("{:#}", check(address).await.unwrap_err());
+        let error = format!("{:#}", check(address, "", None).await.unwrap_err());
         assert!(error.starts_with("nobody at 127.0.0.1:"), "{error}");
     }
 }

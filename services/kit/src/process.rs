@@ -1,6 +1,9 @@
 //! From `main` to the exit code: runtime, logs, signals, drain, deadline.
 
-use std::{future::Future, net::SocketAddr, process::ExitCode, sync::LazyLock, time::Duration};
+use std::{
+    future::Future, net::SocketAddr, path::PathBuf, process::ExitCode, sync::LazyLock,
+    time::Duration,
+};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
@@ -43,11 +46,17 @@ where
     code
 }
 
-/// Asks the process that listens on `address` whether it serves: 0 if so, else 1.
-pub fn check_health(log: &observe::LogSettings, address: SocketAddr) -> ExitCode {
+/// Asks the process that listens on `address`, with this certificate if it has one, whether a service
+/// of it serves, or all of it by the empty name: 0 if so, else 1.
+pub fn check_health(
+    log: &observe::LogSettings,
+    address: SocketAddr,
+    service: &str,
+    certificate: Option<PathBuf>,
+) -> ExitCode {
     observe::init(log);
     let Some(runtime) = runtime() else { return ExitCode::FAILURE };
-    match runtime.block_on(health::check(address)) {
+    match runtime.block_on(health::check(address, service, certificate)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "not healthy");

@@ -1,5 +1,7 @@
 //! TLS from PEM files, for servers and for clients.
 
+mod same;
+
 use std::{fs, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, bail, ensure};
@@ -11,6 +13,7 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 
+use self::same::Same;
 use crate::reload::Reloaded;
 
 /// What is spoken over it.
@@ -73,10 +76,21 @@ fn server(chain: &[u8], key: &[u8], client_ca: Option<&Vec<u8>>) -> anyhow::Resu
     Ok(config)
 }
 
+/// Which servers a client believes.
+#[derive(Clone, Debug)]
+pub(crate) enum Trust {
+    /// Those of the public authorities.
+    Public,
+    /// Those of the authorities in a PEM file.
+    Authorities(PathBuf),
+    /// The one whose certificate is the first in a PEM file: our own process, by whatever name.
+    Same(PathBuf),
+}
+
 /// The files of a client.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct ClientFiles {
-    pub(crate) authorities: Option<PathBuf>,
+    pub(crate) trust: Trust,
     pub(crate) identity: Option<(PathBuf, PathBuf)>,
 }
 
@@ -86,13 +100,22 @@ impl ClientFiles {
         let read = |path: &PathBuf, setting: &str| {
             fs::read(path).with_context(|| format!("{setting}: cannot read {}", path.display()))
         };
-        let authorities = match &self.authorities {
-            Some(path) => authorities(&read(path, "STORE_CA_CERT")?, "STORE_CA_CERT")?,
-            None => RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() },
-        };
         let config = ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(authorities);
+            .with_safe_default_protocol_versions()?;
+        let config = match &self.trust {
+            Trust::Public => config.with_root_certificates(RootCertStore {
+                roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+            }),
+            Trust::Authorities(path) => {
+                let pem = read(path, "STORE_CA_CERT")?;
+                config.with_root_certificates(authorities(&pem, "STORE_CA_CERT")?)
+            }
+            Trust::Same(path) => {
+                let chain = certificates(&read(path, "STORE_TLS_CERT")?, "STORE_TLS_CERT")?;
+                let same = Arc::new(Same::new(chain, provider()));
+                config.dangerous().with_custom_certificate_verifier(same)
+            }
+        };
         let mut config = match &self.identity {
             None => config.with_no_client_auth(),
             Some((certificate, key)) => {

@@ -6,10 +6,10 @@ use clap::Parser;
 use mqtt_bridge::Cli;
 
 fn main() -> ExitCode {
-    let Cli { health, settings } = Cli::parse();
+    let Cli { ask, settings } = Cli::parse();
     let log = settings.log.clone();
-    if health {
-        return service_kit::process::check_health(&log, settings.listen);
+    if let Some(service) = ask.health {
+        return service_kit::process::check_health(&log, settings.listen, &service, None);
     }
     service_kit::process::run(&log, |lifecycle| mqtt_bridge::run(settings, lifecycle))
 }

@@ -6,6 +6,7 @@ use anyhow::{Context, bail, ensure};
 use clap::{ArgAction, Args, Parser, value_parser};
 use service_kit::{
     channel::AccessSettings,
+    health::AskSettings,
     metrics::MetricsSettings,
     observe::LogSettings,
     process::{EXIT_CODES, VERSION},
@@ -21,9 +22,9 @@ const MIN_WINDOW_BYTES: usize = 8 * 1024 * 1024;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "mqtt-bridge", version = VERSION.as_str(), about, after_help = EXIT_CODES)]
 pub struct Cli {
-    /// Ask the bridge that runs here, at the address that it listens on, whether it serves.
-    #[arg(long)]
-    pub health: bool,
+    /// To ask one that runs how it is.
+    #[command(flatten)]
+    pub ask: AskSettings,
     /// How to run.
     #[command(flatten)]
     pub settings: Settings,

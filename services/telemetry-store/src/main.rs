@@ -6,10 +6,11 @@ use clap::Parser;
 use telemetry_store::{Cli, Command};
 
 fn main() -> ExitCode {
-    let Cli { health, command, settings } = Cli::parse();
+    let Cli { ask, command, settings } = Cli::parse();
     let log = settings.log.clone();
-    if health {
-        return service_kit::process::check_health(&log, settings.listen);
+    if let Some(service) = ask.health {
+        let certificate = settings.tls.tls_cert;
+        return service_kit::process::check_health(&log, settings.listen, &service, certificate);
     }
     let command = command.unwrap_or(Command::Serve);
     service_kit::process::run(&log, |lifecycle| telemetry_store::run(command, settings, lifecycle))

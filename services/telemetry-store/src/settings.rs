@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use service_kit::{
     auth::AuthSettings,
     duration,
+    health::AskSettings,
     incoming::LimitSettings,
     metrics::MetricsSettings,
     observe::LogSettings,
@@ -26,9 +27,9 @@ use crate::storage::{Fleet, Policy};
     after_help = EXIT_CODES
 )]
 pub struct Cli {
-    /// Ask the store that runs here, at the address that it listens on, whether it serves.
-    #[arg(long)]
-    pub health: bool,
+    /// To ask one that runs how it is.
+    #[command(flatten)]
+    pub ask: AskSettings,
     /// What to do; `serve` if left out.
     #[command(subcommand)]
     pub command: Option<Command>,
