@@ -14,6 +14,9 @@ use super::{
 };
 use crate::output::Output;
 
+/// How many bytes of acknowledgements wait for more while there is more to read.
+const ACKNOWLEDGEMENTS_BYTES: usize = 1024;
+
 #[derive(Args, Clone, Debug)]
 pub(crate) struct BrokerArgs {
     #[command(flatten)]
@@ -81,7 +84,7 @@ async fn subscriber(
                     mqtt::put_puback(&mut packets, id);
                 }
             }
-            if !listener.has_more() {
+            if !listener.has_more() || packets.len() >= ACKNOWLEDGEMENTS_BYTES {
                 write.write_all(&packets).await?;
                 packets.clear();
             }
