@@ -8,6 +8,7 @@
 )]
 
 mod attacks;
+mod bench;
 mod command;
 mod connection;
 mod database;

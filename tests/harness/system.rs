@@ -239,7 +239,8 @@ impl System {
         Process::start("telemetry-store", &variables)
     }
 
-    fn database_url(&self) -> anyhow::Result<String> {
+    /// What the store has as `DATABASE_URL`.
+    pub fn database_url(&self) -> anyhow::Result<String> {
         match (&self.postgres, self.store_database) {
             (Some(postgres), Some(port)) => postgres.url_through(port),
             (Some(postgres), None) => Ok(postgres.url()),

@@ -1,5 +1,7 @@
-//! A client of the telemetry store for people and pipes, and a simulator of devices.
+//! A client of the telemetry store for people and pipes, a simulator of devices, and a bench that
+//! measures the real pair from outside.
 
+mod bench;
 mod diagnostics;
 mod history;
 mod output;
@@ -75,6 +77,9 @@ enum Command {
     Watch(watch::WatchArgs),
     /// Pretend to be some devices.
     Simulate(simulate::SimulateArgs),
+    /// Measure the running system, and account for every message of it.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Make a token for somebody who shall call the store: prints it, this once, and the line for the
     /// store's `AUTH_TOKENS_FILE`, which does not reveal it.
     Token(token::TokenArgs),
@@ -91,7 +96,8 @@ pub async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> anyhow::Result<()> {
         Command::Token(args) => return token::token(&args, &mut output),
         other => other,
     };
-    let store = Store::connect(&store, &access)?;
+    let url = store;
+    let store = Store::connect(&url, &access)?;
     match command {
         Command::Devices(args) => query::devices(&store, args, &mut output).await,
         Command::Explain { device } => diagnostics::explain(&store, device, &mut output).await,
@@ -102,6 +108,10 @@ pub async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> anyhow::Result<()> {
         Command::Export(args) => history::export(&store, args, &mut output).await,
         Command::Ledger => diagnostics::ledger(&store, &mut output).await,
         Command::Quarantine(command) => diagnostics::quarantine(&store, command, &mut output).await,
+        Command::Bench(command) => {
+            let connect = || Store::connect(&url, &access);
+            bench::run(command, &connect, &mut output).await
+        }
         Command::Watch(args) => watch::watch(&store, args, &mut output).await,
         Command::Simulate(_) | Command::Token(_) => Ok(()),
     }

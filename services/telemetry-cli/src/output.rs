@@ -36,6 +36,22 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
+    /// Prints figures: a line each for people, one JSON object for pipes.
+    pub(crate) fn figures(&mut self, row: Row) -> anyhow::Result<()> {
+        if self.json {
+            return self.json_line(row);
+        }
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        for (name, value) in row {
+            figure(name.to_owned(), &value, &mut |name, value| {
+                table.add_row([name, text(value)]);
+            });
+        }
+        writeln!(self.out, "{}", table.trim_fmt())?;
+        Ok(())
+    }
+
     /// Prints the names of the columns, where rows do not have them.
     pub(crate) fn csv_header(&mut self, names: &[&str]) -> anyhow::Result<()> {
         if !self.json {
@@ -75,6 +91,21 @@ impl<'a> Output<'a> {
             row.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         writeln!(self.out, "{}", Json::Object(row))?;
         Ok(())
+    }
+}
+
+/// A figure, or those that it is made of, with names such as `latency.p50`.
+fn figure(name: String, value: &Json, show: &mut impl FnMut(String, &Json)) {
+    match value {
+        Json::Object(parts) => {
+            for (part, value) in parts {
+                figure(format!("{name}.{part}"), value, show);
+            }
+        }
+        Json::Number(number) if number.is_f64() => {
+            show(name, &format!("{:.2}", number.as_f64().unwrap_or_default()).into());
+        }
+        other => show(name, other),
     }
 }
 
@@ -150,6 +181,14 @@ mod tests {
     fn people_get_a_table_that_cannot_play_tricks() {
         assert_eq!(printed(false, rows()), " DEVICE   SEEN\n fern-1   3\n moss[2J  -\n");
         assert_eq!(printed(false, vec![]), "");
+    }
+
+    #[test]
+    fn figures_are_lines_with_names() {
+        let row = vec![("n", 3.into()), ("t", serde_json::json!({"p50": 1.234, "p99": null}))];
+        let mut out = Vec::new();
+        Output::new(&mut out, false).figures(row).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), " n      3\n t.p50  1.23\n t.p99  -\n");
     }
 
     #[test]
