@@ -16,3 +16,4 @@ pub mod process;
 pub mod reload;
 pub mod secret;
 pub mod tls;
+pub mod trace;

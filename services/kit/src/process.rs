@@ -8,7 +8,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 
-use crate::{health, lifecycle::Lifecycle, observe};
+use crate::{health, lifecycle::Lifecycle, observe, trace::Traces};
 
 /// Version and, where the build was told it by the variable `GIT_COMMIT`, the commit.
 pub static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -23,6 +23,8 @@ pub const EXIT_CODES: &str = "Exit codes: 0 stopped as asked, or healthy; 1 fail
 
 /// How long a process may take to drain after it was asked to stop.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
+/// How long the last spans may take to send after that.
+const TRACES_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Runs a service until it ends or SIGINT or SIGTERM asks it to stop.
 ///
@@ -37,8 +39,23 @@ where
     raise_file_limit();
     tracing::info!(version = %*VERSION, "starting");
     let Some(runtime) = runtime() else { return ExitCode::FAILURE };
+    let traces = {
+        let _inside = runtime.enter();
+        Traces::start()
+    };
+    let traces = match traces {
+        Ok(traces) => traces,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "failed");
+            return ExitCode::FAILURE;
+        }
+    };
     let lifecycle = Lifecycle::new();
     let code = runtime.block_on(supervise(&lifecycle, service(lifecycle.clone())));
+    // Last, so that the drain is in it too; the runtime still runs meanwhile, as it sends them.
+    if let Some(traces) = traces {
+        traces.stop(TRACES_DEADLINE);
+    }
     runtime.shutdown_background();
     code
 }

@@ -66,6 +66,7 @@ fn event() -> StoredEvent {
         received: at(0),
         readings: vec![reading],
         presence: None,
+        trace: None,
     }
 }
 
