@@ -19,5 +19,6 @@ mod payloads;
 mod presence;
 mod shutdown;
 mod tidy;
+mod traces;
 mod unacknowledged;
 mod watch;
