@@ -17,6 +17,7 @@ mod ledger;
 mod metrics;
 mod payloads;
 mod presence;
+mod secrets;
 mod shutdown;
 mod tidy;
 mod traces;

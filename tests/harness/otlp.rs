@@ -22,7 +22,7 @@ use opentelemetry_proto::tonic::{
     resource::v1::Resource,
     trace::v1::Span,
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
@@ -33,7 +33,7 @@ use crate::eventually;
 pub struct OtlpReceiver {
     address: SocketAddr,
     got: Arc<Got>,
-    serving: JoinHandle<()>,
+    _serving: JoinSet<()>,
 }
 
 #[derive(Debug, Default)]
@@ -53,11 +53,12 @@ impl OtlpReceiver {
         let router = Server::builder()
             .add_service(TraceServiceServer::from_arc(Arc::clone(&got)))
             .add_service(MetricsServiceServer::from_arc(Arc::clone(&got)));
-        let serving = tokio::spawn(async move {
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
             let served = router.serve_with_incoming(TcpListenerStream::new(listener)).await;
             drop(served);
         });
-        Ok(Self { address, got, serving })
+        Ok(Self { address, got, _serving: serving })
     }
 
     /// For `OTEL_EXPORTER_OTLP_ENDPOINT`.
@@ -80,6 +81,15 @@ impl OtlpReceiver {
         self.got.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Waits for a span of this name.
+    pub async fn span_named(&self, name: &str) -> anyhow::Result<()> {
+        eventually(&format!("{name:?} was sent"), async || {
+            ensure!(self.spans().iter().any(|(_, span)| span.name == name), "{:?}", self.spans());
+            Ok(())
+        })
+        .await
+    }
+
     /// Waits for a service's span of this name, after the span with this id.
     pub async fn span(&self, service: &str, name: &str, parent: &[u8]) -> anyhow::Result<Span> {
         eventually(&format!("{service} has sent {name:?}"), async || {
@@ -91,12 +101,6 @@ impl OtlpReceiver {
             Ok(found.map(|(_, span)| span.clone()).unwrap_or_default())
         })
         .await
-    }
-}
-
-impl Drop for OtlpReceiver {
-    fn drop(&mut self) {
-        self.serving.abort();
     }
 }
 
@@ -113,7 +117,7 @@ impl TraceService for Got {
             let own = group.scope_spans.into_iter().flat_map(|scope| scope.spans);
             spans.extend(own.map(|span| (service.clone(), span)));
         }
-        Ok(Response::new(Default::default()))
+        Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
 
@@ -130,14 +134,14 @@ impl MetricsService for Got {
             let own = group.scope_metrics.into_iter().flat_map(|scope| scope.metrics);
             metrics.extend(own.map(|metric| (service.clone(), metric)));
         }
-        Ok(Response::new(Default::default()))
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
 }
 
 impl Got {
     fn keep<T: std::fmt::Debug>(&self, request: &Request<T>) {
         let mut text = self.text.lock().unwrap_or_else(PoisonError::into_inner);
-        text.push_str(&format!("{request:?}\n"));
+        text.push_str(&format!("{:?}\n", request.get_ref()));
     }
 }
 

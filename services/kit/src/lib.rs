@@ -5,6 +5,7 @@
 //! it to, drains, and its result becomes the exit code.
 
 pub mod auth;
+pub mod calls;
 pub mod channel;
 pub mod duration;
 pub mod health;

@@ -8,7 +8,12 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 
-use crate::{health, lifecycle::Lifecycle, observe, trace::Traces};
+use crate::{
+    health,
+    lifecycle::Lifecycle,
+    observe::{self, Level},
+    trace::Traces,
+};
 
 /// Version and, where the build was told it by the variable `GIT_COMMIT`, the commit.
 pub static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -34,23 +39,21 @@ pub fn run<F>(log: &observe::LogSettings, service: impl FnOnce(Lifecycle) -> F) 
 where
     F: Future<Output = anyhow::Result<()>>,
 {
-    observe::init(log);
+    let level = observe::init(log);
     install_crypto();
     raise_file_limit();
     tracing::info!(version = %*VERSION, "starting");
     let Some(runtime) = runtime() else { return ExitCode::FAILURE };
-    let traces = {
-        let _inside = runtime.enter();
-        Traces::start()
-    };
-    let traces = match traces {
+    let lifecycle = Lifecycle::new();
+    let inside = runtime.enter();
+    let traces = match observe_further(level, &lifecycle) {
         Ok(traces) => traces,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "failed");
             return ExitCode::FAILURE;
         }
     };
-    let lifecycle = Lifecycle::new();
+    drop(inside);
     let code = runtime.block_on(supervise(&lifecycle, service(lifecycle.clone())));
     // Last, so that the drain is in it too; the runtime still runs meanwhile, as it sends them.
     if let Some(traces) = traces {
@@ -71,6 +74,14 @@ pub fn check_health(log: &observe::LogSettings, address: SocketAddr) -> ExitCode
             ExitCode::FAILURE
         }
     }
+}
+
+/// What of observing needs the runtime.
+fn observe_further(level: Level, lifecycle: &Lifecycle) -> anyhow::Result<Option<Traces>> {
+    if let Some(level) = level.follow()? {
+        lifecycle.spawn("log level", level.run(lifecycle.token()));
+    }
+    Traces::start()
 }
 
 fn runtime() -> Option<Runtime> {

@@ -98,7 +98,7 @@ async fn run(
         }
         let began = Instant::now();
         let spans = Spans::begin(&mut batch.submissions, batch.messages);
-        let append = retry::append(storage.as_ref(), &batch.submissions, &failing);
+        let append = retry::append(storage.as_ref(), &batch.submissions, &failing, &appends);
         let result = spans.around(append).await;
         appends.record(batch.messages, began.elapsed());
         batch.answer(result);
