@@ -131,10 +131,10 @@ async fn what_is_scraped_is_pushed_too() -> anyhow::Result<()> {
         let is_there = names.contains(&name) || whole.is_some_and(|name| names.contains(&name));
         ensure!(is_there, "{name} is not in {names:?}");
     }
-    let received = pushed.iter().find(|(service, metric)| {
+    let taken = pushed.iter().find(|(service, metric)| {
         service == "mqtt-bridge" && metric.name == "telemetry_bridge_messages_received_total"
     });
-    ensure!(format!("{received:?}").contains("AsInt(1)"), "{received:?}");
+    ensure!(format!("{taken:?}").contains("AsInt(1)"), "{taken:?}");
     Ok(())
 }
 
