@@ -6,7 +6,7 @@ use prost::Message as _;
 use telemetry_model::{
     ClientId, DeviceClock, DeviceId, Event, EventKind, Invalid, Listening, Measurement, Message,
     MetricName, ProcessId, Reading, Refusal, Sample, Sender, SenderReport, TimeRange, TimeSource,
-    Timestamp, Value,
+    Timestamp, TraceParent, Value,
 };
 
 use crate::v1;
@@ -116,11 +116,17 @@ fn event(wire: &v1::IngestEvent) -> Result<Event, Invalid> {
             .enumerate()
             .map(|(n, wire)| sample(wire, kind).map_err(|e| e.within(format!("samples[{n}]"))))
             .collect::<Result<_, _>>()?,
+        trace: trace_parent(&wire.trace_parent),
     };
     if kind == EventKind::Presence && event.status().is_none() {
         return Err(Invalid::new("samples[0].measurements", "must hold the flag `online`"));
     }
     Ok(event)
+}
+
+/// What is none counts as none: a trace is not worth refusing an event for.
+pub(crate) fn trace_parent(text: &str) -> Option<TraceParent> {
+    if text.is_empty() { None } else { TraceParent::parse(text).ok() }
 }
 
 fn event_kind(kind: v1::EventKind) -> Result<EventKind, Invalid> {

@@ -45,6 +45,7 @@ fn stored_event(wire: v1::Event, cursor: Cursor) -> Result<StoredEvent, Invalid>
         time: from_wire::required_timestamp("time", wire.time)?,
         time_source: from_wire::time_source(wire.time_source())?,
         received: from_wire::required_timestamp("received", wire.received)?,
+        trace: from_wire::trace_parent(&wire.trace_parent),
         presence: wire.presence.map(TryInto::try_into).transpose()?,
         readings: wire.readings.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
     })

@@ -5,7 +5,7 @@ use prost::Message as _;
 use telemetry_model::{
     Cursor, Device, DeviceClock, DeviceCounts, DeviceFacts, DeviceId, Event, EventKind,
     Measurement, Message, MetricName, Partition, Presence, PresenceChange, PresenceReason, Reading,
-    Refusal, Sample, Standing, StoredEvent, TimeSource, Timestamp, Value,
+    Refusal, Sample, Standing, StoredEvent, TimeSource, Timestamp, TraceParent, Value,
 };
 
 use super::*;
@@ -43,6 +43,10 @@ fn device() -> DeviceId {
     DeviceId::parse("fern-1").unwrap()
 }
 
+fn trace() -> Option<TraceParent> {
+    TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").ok()
+}
+
 proptest! {
     #[test]
     fn messages_survive_the_wire(
@@ -50,7 +54,7 @@ proptest! {
         samples in prop::collection::vec(samples(), 1..4),
         (refused, half_bad) in any::<(bool, bool)>(),
     ) {
-        let event = Event { device: device(), kind: EventKind::Telemetry, received, samples };
+        let event = Event { device: device(), kind: EventKind::Telemetry, received, samples, trace: trace() };
         let refusal = refused.then(|| Refusal {
             device: Some(device()),
             kind: Some(EventKind::Telemetry),
@@ -89,6 +93,7 @@ proptest! {
                 since: time,
                 reason: PresenceReason::Silence,
             }),
+            trace: trace(),
         };
         let record = encode_log_record(event.clone());
         prop_assert_eq!(decode_log_record(&record, event.cursor).unwrap(), event);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use telemetry_model::{
     DeviceClock, EventKind, Measurement, Message, MetricName, Reading, Refusal, Sample, Sender,
-    StoredEvent, TimeSource, Timestamp, Value,
+    StoredEvent, TimeSource, Timestamp, TraceParent, Value,
 };
 
 use crate::v1;
@@ -25,6 +25,7 @@ impl From<&Message> for v1::IngestEvent {
             topic: topic.as_ref().to_owned(),
             qos: u32::from(*qos),
             refusal: refused.map(Into::into),
+            trace_parent: trace_parent(event.and_then(|e| e.trace.as_ref())),
         }
     }
 }
@@ -102,6 +103,7 @@ impl From<StoredEvent> for v1::Event {
             received: Some(wire_timestamp(event.received)),
             readings: event.readings.into_iter().map(Into::into).collect(),
             presence: event.presence.map(Into::into),
+            trace_parent: trace_parent(event.trace.as_ref()),
         }
     }
 }
@@ -130,6 +132,10 @@ impl From<TimeSource> for v1::TimeSource {
             TimeSource::Received => Self::Received,
         }
     }
+}
+
+fn trace_parent(trace: Option<&TraceParent>) -> String {
+    trace.map(|trace| trace.as_str().to_owned()).unwrap_or_default()
 }
 
 /// A length of time in microseconds, which may be negative; then so are both parts.

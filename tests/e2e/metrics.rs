@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::ensure;
-use e2e::{Database, Process, System, eventually, free_port, health_becomes, scrape};
+use e2e::{Database, OtlpReceiver, Process, System, eventually, free_port, health_becomes, scrape};
+use telemetry_proto::v1::GetDeviceRequest;
 
 use crate::payloads::on_each_database;
 
@@ -93,6 +94,63 @@ async fn a_port_for_metrics_that_is_taken_is_said_before_anything_starts() -> an
         process.logged("(METRICS_LISTEN)", 1).await?;
         process.logged(&format!("starting version={}", env!("CARGO_PKG_VERSION")), 1).await?;
         ensure!(process.log().len() == 2, "{:?}", process.log());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_scraped_is_pushed_too() -> anyhow::Result<()> {
+    let receiver = OtlpReceiver::start().await?;
+    let mut system = System::start_store(Database::Sqlite).await?;
+    for (variable, value) in [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint().as_str()),
+        ("OTEL_TRACES_EXPORTER", "none"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "600000"),
+    ] {
+        system.set_bridge(variable, value);
+        system.set_of_store(variable, value);
+    }
+    system.restart_store().await?;
+    system.start_bridge()?;
+    health_becomes(&system.bridge_address(), true).await?;
+    let device = system.device();
+    device.publish("devices/fern-1/telemetry", 1, br#"{"temperature":21}"#)?;
+    system.client().await?.readings_come("fern-1", 1).await?;
+    let mut page = scrape(&system.store_metrics()).await?;
+    page.extend(scrape(&system.bridge_metrics()).await?);
+    // Long before the next push: what is counted at the end is sent then.
+    for mut process in [system.bridge.take(), system.store.take()].into_iter().flatten() {
+        process.terminate()?;
+        ensure!(process.ended().await?.success(), "{:?}", process.log());
+    }
+    let pushed = receiver.metrics();
+    let names: Vec<_> = pushed.iter().map(|(_, metric)| metric.name.as_str()).collect();
+    for name in page.keys().filter_map(|key| key.split('{').next()) {
+        let parts = ["_bucket", "_sum", "_count"];
+        let whole = parts.iter().find_map(|part| name.strip_suffix(part));
+        let is_there = names.contains(&name) || whole.is_some_and(|name| names.contains(&name));
+        ensure!(is_there, "{name} is not in {names:?}");
+    }
+    let taken = pushed.iter().find(|(service, metric)| {
+        service == "mqtt-bridge" && metric.name == "telemetry_bridge_messages_received_total"
+    });
+    ensure!(format!("{taken:?}").contains("AsInt(1)"), "{taken:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn calls_are_counted_by_method_and_code() -> anyhow::Result<()> {
+    let system = System::start_store(Database::Sqlite).await?;
+    let client = system.client().await?;
+    let unknown = GetDeviceRequest { device_id: "nobody".into() };
+    ensure!(client.query.clone().get_device(unknown).await.is_err(), "there is none");
+    let page = scrape(&system.store_metrics()).await?;
+    let method = "telemetry.v1.QueryService/GetDevice";
+    for name in [
+        format!("telemetry_store_calls_total{{method=\"{method}\",code=\"NotFound\"}}"),
+        format!("telemetry_store_call_seconds_count{{method=\"{method}\"}}"),
+    ] {
+        ensure!(page.get(&name) == Some(&1), "{name}: {page:?}");
     }
     Ok(())
 }

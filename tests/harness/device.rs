@@ -31,6 +31,19 @@ impl Device {
         self.run(&["-q", "1", "-t", topic, "-r", "-s"], payload)
     }
 
+    /// Publishes one message at `QoS` 1 with a user property.
+    pub fn publish_with(
+        &self,
+        topic: &str,
+        (key, value): (&str, &str),
+        payload: &[u8],
+    ) -> anyhow::Result<()> {
+        self.run(
+            &["-q", "1", "-t", topic, "-D", "publish", "user-property", key, value, "-s"],
+            payload,
+        )
+    }
+
     /// Publishes each line of `lines` as a message.
     pub fn publish_lines(&self, topic: &str, qos: u8, lines: &str) -> anyhow::Result<()> {
         self.send(topic, qos, "-l", lines.as_bytes())

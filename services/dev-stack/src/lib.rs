@@ -126,7 +126,7 @@ MQTT on 127.0.0.1:{mqtt}, gRPC on {store}. Ctrl-C stops. Try, in another termina
         let (broker, store) = (self.broker, self.store);
         brokering.spawn("broker", broker.run(brokering.token()));
         let serving = storing.clone();
-        storing.spawn("store", async move { store.run(serving).await });
+        storing.spawn("store", async move { Box::pin(store.run(serving)).await });
         if self.simulate > 0 {
             let simulation = Simulation {
                 devices: self.simulate,

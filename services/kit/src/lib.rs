@@ -5,6 +5,7 @@
 //! it to, drains, and its result becomes the exit code.
 
 pub mod auth;
+pub mod calls;
 pub mod channel;
 pub mod duration;
 pub mod health;
@@ -16,3 +17,4 @@ pub mod process;
 pub mod reload;
 pub mod secret;
 pub mod tls;
+pub mod trace;

@@ -1,9 +1,11 @@
-//! Metrics: an HTTP port on which Prometheus may ask for what a process counts.
+//! Metrics: an HTTP port on which Prometheus may ask for what a process counts, and OTLP, by which
+//! it is pushed.
 //!
 //! Nothing is collected beside what the process knows anyway: its [`Source`] writes the page anew
-//! whenever somebody asks for it.
+//! whenever somebody asks for it, and for each push.
 
 mod page;
+mod push;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -21,7 +23,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::page::{Histogram, Page};
+pub use self::{
+    page::{Histogram, Page},
+    push::Push,
+};
 
 /// How long one asker may take, from connecting to having read the answer.
 const DEADLINE: Duration = Duration::from_secs(10);

@@ -11,7 +11,12 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 
-use crate::{health, lifecycle::Lifecycle, observe};
+use crate::{
+    health,
+    lifecycle::Lifecycle,
+    observe::{self, Level},
+    trace::Traces,
+};
 
 /// Version and, where the build was told it by the variable `GIT_COMMIT`, the commit.
 pub static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -26,6 +31,8 @@ pub const EXIT_CODES: &str = "Exit codes: 0 stopped as asked, or healthy; 1 fail
 
 /// How long a process may take to drain after it was asked to stop.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
+/// How long the last spans may take to send after that.
+const TRACES_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Runs a service until it ends or SIGINT or SIGTERM asks it to stop.
 ///
@@ -35,13 +42,26 @@ pub fn run<F>(log: &observe::LogSettings, service: impl FnOnce(Lifecycle) -> F) 
 where
     F: Future<Output = anyhow::Result<()>>,
 {
-    observe::init(log);
+    let level = observe::init(log);
     install_crypto();
     raise_file_limit();
     tracing::info!(version = %*VERSION, "starting");
     let Some(runtime) = runtime() else { return ExitCode::FAILURE };
     let lifecycle = Lifecycle::new();
+    let inside = runtime.enter();
+    let traces = match observe_further(level, &lifecycle) {
+        Ok(traces) => traces,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "failed");
+            return ExitCode::FAILURE;
+        }
+    };
+    drop(inside);
     let code = runtime.block_on(supervise(&lifecycle, service(lifecycle.clone())));
+    // Last, so that the drain is in it too; the runtime still runs meanwhile, as it sends them.
+    if let Some(traces) = traces {
+        traces.stop(TRACES_DEADLINE);
+    }
     runtime.shutdown_background();
     code
 }
@@ -63,6 +83,14 @@ pub fn check_health(
             ExitCode::FAILURE
         }
     }
+}
+
+/// What of observing needs the runtime.
+fn observe_further(level: Level, lifecycle: &Lifecycle) -> anyhow::Result<Option<Traces>> {
+    if let Some(level) = level.follow()? {
+        lifecycle.spawn("log level", level.run(lifecycle.token()));
+    }
+    Traces::start()
 }
 
 fn runtime() -> Option<Runtime> {

@@ -1,6 +1,6 @@
 //! What a message of a device becomes: an event on its way in, a stored event, its readings.
 
-use crate::{Cursor, DeviceId, MetricName, PresenceChange, Timestamp, Value};
+use crate::{Cursor, DeviceId, MetricName, PresenceChange, Timestamp, TraceParent, Value};
 
 /// What one message became: parsed, but not yet placed in time.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,6 +13,8 @@ pub struct Event {
     pub received: Timestamp,
     /// What was measured; a heartbeat has one sample at most, a status exactly one, see [`Status`].
     pub samples: Vec<Sample>,
+    /// The span that it comes from, if somebody traces it.
+    pub trace: Option<TraceParent>,
 }
 
 impl Event {
@@ -151,4 +153,6 @@ pub struct StoredEvent {
     pub readings: Vec<Reading>,
     /// How the device's presence changed, if that is what happened.
     pub presence: Option<PresenceChange>,
+    /// The span that stored it, if somebody traces it.
+    pub trace: Option<TraceParent>,
 }

@@ -21,6 +21,7 @@ mod positions;
 mod query;
 mod series;
 mod time;
+mod trace;
 mod value;
 
 pub use clock::{Clock, ManualClock, SystemClock};
@@ -42,4 +43,5 @@ pub use positions::Positions;
 pub use query::{DeviceQuery, Order, ReadingPosition, ReadingQuery};
 pub use series::{Point, Selection, Series, Summary};
 pub use time::{TimeRange, Timestamp};
+pub use trace::TraceParent;
 pub use value::Value;

@@ -86,7 +86,8 @@ impl Intake {
         let Decoded { samples, rejected } = decoded.unwrap_or_else(|_| {
             Err(Rejected::new(Reason::DecoderFailed, "payload", "the decoder panicked on it"))
         })?;
-        let mut event = Event { device: device.clone(), kind, received: Timestamp::MIN, samples };
+        let mut event =
+            Event { device: device.clone(), kind, received: Timestamp::MIN, samples, trace: None };
         if weight_of_event(&event) > MAX_EVENT_BYTES {
             match kind {
                 EventKind::Telemetry => {

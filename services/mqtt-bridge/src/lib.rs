@@ -25,7 +25,11 @@ mod window;
 use std::{fmt, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use service_kit::{health::Health, lifecycle::Lifecycle, metrics::Endpoint};
+use service_kit::{
+    health::Health,
+    lifecycle::Lifecycle,
+    metrics::{Endpoint, Push},
+};
 use telemetry_model::{ClientId, Clock, Invalid, ProcessId, Sender, SystemClock};
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -51,6 +55,7 @@ pub struct Bridge {
     listener: TcpListener,
     local_addr: SocketAddr,
     metrics: Option<Endpoint>,
+    push: Option<Push>,
     link: Arc<Link>,
     source: Source,
     uplink: Uplink,
@@ -80,7 +85,8 @@ impl Bridge {
             .with_context(|| format!("cannot listen on {} (BRIDGE_LISTEN)", settings.listen))?;
         let local_addr = listener.local_addr()?;
         let metrics = Endpoint::bind(&settings.metrics).await?;
-        Ok(Self { listener, local_addr, metrics, link, source, uplink })
+        let push = Push::new()?;
+        Ok(Self { listener, local_addr, metrics, push, link, source, uplink })
     }
 
     /// The address of the health service, with the port that was chosen if 0 was asked for.
@@ -94,7 +100,7 @@ impl Bridge {
     /// 2. it leaves, and reads what the broker had sent to the end: the broker keeps the session;
     /// 3. the uplink ends once that is stored as well.
     pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
-        let Self { listener, metrics, link, source, uplink, .. } = self;
+        let Self { listener, metrics, push, link, source, uplink, .. } = self;
         // Ends the tasks below once the window is drained.
         let drained = Lifecycle::new();
         let stopping = lifecycle.token().child_token();
@@ -108,6 +114,9 @@ impl Bridge {
         drained.spawn("uplink", uplink.run(drained.token()));
         if let Some(metrics) = metrics {
             drained.spawn("metrics", metrics.run(Arc::clone(&link), drained.token()));
+        }
+        if let Some(push) = push {
+            drained.spawn("metrics push", push.run(Arc::clone(&link), drained.token()));
         }
         let reported = Arc::clone(&link);
         drained.spawn("health", report(listener, reported, lifecycle.token(), drained.token()));

@@ -7,6 +7,7 @@
 //! (`service_kit::channel`); that it is there but does not answer what it was sent, here.
 
 mod report;
+mod spans;
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
+use self::spans::Spans;
 use crate::{backoff::Backoff, link::Link, rejected::Extent};
 
 /// The largest request, in events and in bytes.
@@ -51,6 +53,7 @@ pub(crate) struct Uplink {
     clock: Arc<dyn Clock>,
     /// Since when the stream stands.
     since: Timestamp,
+    spans: Spans,
 }
 
 impl Uplink {
@@ -62,7 +65,8 @@ impl Uplink {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let since = clock.now();
-        Self { sender, store_url, store: IngestServiceClient::new(store), link, clock, since }
+        let store = IngestServiceClient::new(store);
+        Self { sender, store_url, store, link, clock, since, spans: Spans::default() }
     }
 
     /// Sends until told to stop.
@@ -70,6 +74,7 @@ impl Uplink {
         let mut backoff = Backoff::default();
         loop {
             let Err(error) = self.stream(&mut backoff, &stopping).await else { return Ok(()) };
+            self.spans.broke();
             let wait = if let Some(soon) = renewal(&error) {
                 tracing::debug!(url = self.store_url, "the store asks us to connect anew");
                 soon
@@ -232,20 +237,23 @@ impl Uplink {
         Some(v1::Listening { since, through, leaves: false })
     }
 
-    fn next_request(&self) -> Option<IngestRequest> {
+    fn next_request(&mut self) -> Option<IngestRequest> {
         let listening = self.listening();
         let mut window = self.link.window();
         let batch = window.next_batch(MAX_EVENTS, MAX_BYTES)?;
         let (first_sequence, flush) = (batch.first_sequence, batch.is_last);
-        let events = batch.messages.into_iter().map(Into::into).collect();
+        let mut events: Vec<_> = batch.messages.into_iter().map(v1::IngestEvent::from).collect();
         drop(window);
+        for (sequence, event) in (first_sequence..).zip(&mut events) {
+            self.spans.begin(sequence, event);
+        }
         // To flush is to say that nothing more will come before the broker has acknowledgements for
         // these, for all we know: its own limit of messages in flight may be as low as 20.
         let report = self.report_with(listening.filter(|_| flush));
         Some(IngestRequest { first_sequence, events, flush, ..report })
     }
 
-    fn settle(&self, response: &IngestResponse) -> anyhow::Result<()> {
+    fn settle(&mut self, response: &IngestResponse) -> anyhow::Result<()> {
         if response.conflicts > 0 {
             let conflicts = response.conflicts;
             tracing::warn!(conflicts, "readings were stored before with other values, which stay");
@@ -261,6 +269,7 @@ impl Uplink {
         let Ok(receipts) = window.acked(response.acked_through) else {
             bail!("the store acknowledged {}, which was not sent", response.acked_through);
         };
+        self.spans.settled(response.acked_through);
         self.link.acknowledge(window, receipts);
         Ok(())
     }

@@ -9,6 +9,7 @@
 //! alone, and that one goes to the quarantine: it costs nobody else's data.
 
 mod retry;
+mod spans;
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,6 +19,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use self::spans::Spans;
 use crate::{
     error::{Error, Result},
     metrics::Appends,
@@ -90,12 +92,14 @@ async fn run(
     appends: Arc<Appends>,
 ) -> Result<()> {
     while let Some(first) = queue.recv().await {
-        let batch = Batch::gather(first, &mut queue).await;
+        let mut batch = Batch::gather(first, &mut queue).await;
         if batch.submissions.is_empty() {
             continue;
         }
         let began = Instant::now();
-        let result = retry::append(storage.as_ref(), &batch.submissions, &failing).await;
+        let spans = Spans::begin(&mut batch.submissions, batch.messages);
+        let append = retry::append(storage.as_ref(), &batch.submissions, &failing, &appends);
+        let result = spans.around(append).await;
         appends.record(batch.messages, began.elapsed());
         batch.answer(result);
     }

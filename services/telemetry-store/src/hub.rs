@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use service_kit::metrics::Histogram;
 use telemetry_model::{DeviceId, Partition, Positions, StoredEvent};
 use tokio::{
     sync::{
@@ -43,15 +44,36 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// The most events that are read at a time: at least what one commit has.
 const MAX_EVENTS: usize = 8000;
 
+/// Bounds of the lag.
+const LAG_SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
+
 /// The switchboard of a replica. Clones are the same one.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Hub {
     watchers: Arc<Mutex<Watchers>>,
+    lag: Arc<Histogram>,
     /// Somebody watches what nobody did before.
     has_come: Arc<Notify>,
 }
 
+impl Default for Hub {
+    fn default() -> Self {
+        let lag = Arc::new(Histogram::new(LAG_SECONDS));
+        Self { watchers: Arc::default(), lag, has_come: Arc::default() }
+    }
+}
+
 impl Hub {
+    /// How many watch.
+    pub(crate) fn watchers(&self) -> usize {
+        self.lock().mailboxes.len()
+    }
+
+    /// How old events are when they are delivered.
+    pub(crate) fn lag(&self) -> &Histogram {
+        &self.lag
+    }
+
     /// Registers interest in some devices, from now on.
     pub(crate) fn subscribe(&self, selection: &Arc<Selection>) -> Subscription {
         let wake = Arc::<Notify>::default();

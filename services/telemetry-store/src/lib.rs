@@ -33,11 +33,11 @@ use service_kit::{
     health::Health,
     incoming::Incoming,
     lifecycle::Lifecycle,
-    metrics::Endpoint,
+    metrics::{Endpoint, Push},
     reload::Reloaded,
 };
 use telemetry_model::{Clock, SystemClock};
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{net::TcpListener, sync::Mutex, time::timeout};
 
 use crate::{
     batcher::Batcher,
@@ -65,6 +65,7 @@ pub struct Server {
     reflection: bool,
     local_addr: SocketAddr,
     metrics: Option<Endpoint>,
+    push: Option<Push>,
     storage: Arc<dyn Storage>,
     offline_after: Duration,
     /// Tasks that outlive the server's streams.
@@ -93,6 +94,7 @@ impl Server {
             .await
             .with_context(|| format!("cannot listen on {} (STORE_LISTEN)", settings.listen))?;
         let local_addr = listener.local_addr()?;
+        let push = Push::new()?;
         if tls.is_none() && !auth.lets_anyone_in() && !local_addr.ip().is_loopback() {
             let fix = "set STORE_TLS_CERT and STORE_TLS_KEY, unless something in front does it";
             tracing::warn!(fix, "tokens come in over the network in the clear");
@@ -111,6 +113,7 @@ impl Server {
             auth,
             local_addr,
             metrics,
+            push,
             storage,
             offline_after: settings.offline_after,
             background,
@@ -128,16 +131,35 @@ impl Server {
     /// streams get their last acknowledgements, the last batch is written, the database is closed.
     pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
         let Self {
-            incoming, auth, local_addr, metrics, storage, offline_after, background, ..
+            incoming,
+            auth,
+            local_addr,
+            metrics: endpoint,
+            push,
+            storage,
+            offline_after,
+            background,
+            ..
         } = self;
         let (health, health_service) = Health::new(SERVICES).await;
         let (batcher, batching, failed_at) = Batcher::new(Arc::clone(&storage));
         let hub = Hub::default();
-        if let Some(endpoint) = metrics {
-            let appends = Arc::clone(batcher.appends());
-            let metrics =
-                Metrics::new(Arc::clone(&storage), health.clone(), appends, incoming.counts());
-            background.spawn("metrics", endpoint.run(Arc::new(metrics), background.token()));
+        let appends = Arc::clone(batcher.appends());
+        let calls = grpc::calls();
+        let metrics = Arc::new(Metrics {
+            storage: Arc::clone(&storage),
+            health: health.clone(),
+            appends,
+            connections: incoming.counts(),
+            hub: hub.clone(),
+            calls: calls.clone(),
+            ledger: Mutex::default(),
+        });
+        if let Some(endpoint) = endpoint {
+            background.spawn("metrics", endpoint.run(Arc::clone(&metrics), background.token()));
+        }
+        if let Some(push) = push {
+            background.spawn("metrics push", push.run(metrics, background.token()));
         }
         background.spawn("batcher", batching);
         let following =
@@ -173,7 +195,7 @@ impl Server {
                 health.set(false).await;
             }
         };
-        let serving = grpc::router(parts, door, health_service, self.reflection)?
+        let serving = grpc::router(parts, calls, door, health_service, self.reflection)?
             .serve_with_incoming_shutdown(incoming.into_stream(), stopping);
         tracing::info!(address = %local_addr, "telemetry store is serving");
         serve_until_drained(serving, &lifecycle).await?;

@@ -4,8 +4,14 @@
 //! |---|---|---|
 //! | `telemetry_store_connections_total` | `outcome` | `accepted`, of which some `failed` (no TLS) or were `pushed_out` before they made a call |
 //! | `telemetry_store_serving` | | 1 while the database answers and stores |
+//! | `telemetry_store_calls_total` | `method`, `code` | calls and streams that have ended; methods that there are not are `other` |
+//! | `telemetry_store_calls_open` | `method` | those under way |
+//! | `telemetry_store_call_seconds` | `method` | histogram of how long they took; streams, until they ended |
+//! | `telemetry_store_watchers` | | open watches |
+//! | `telemetry_store_watch_lag_seconds` | | histogram of the time from the receipt of an event to its delivery, in watches that have caught up |
 //! | `telemetry_store_batch_messages` | | histogram of the sizes of batches that were to be stored |
 //! | `telemetry_store_append_seconds` | | histogram of how long each took, waiting for the database and failing included |
+//! | `telemetry_store_commit_seconds` | | histogram of how long each transaction took that was committed |
 //! | `telemetry_devices` | `presence` | devices that are `online`, `offline`, or of which nobody can say (`unknown`) |
 //! | `telemetry_ledger_received` | | messages received |
 //! | `telemetry_ledger_messages` | `outcome` | what became of them: `stored`, `duplicate`, `quarantined`, `in_flight` |
@@ -24,6 +30,7 @@ use std::{
 };
 
 use service_kit::{
+    calls::Calls,
     health::Health,
     incoming::Counts,
     metrics::{Histogram, Page, Source},
@@ -34,7 +41,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{grpc, storage::Storage};
+use crate::{grpc, hub::Hub, storage::Storage};
 
 /// For how long the ledger is not read again, so that whoever asks often costs the database little.
 const READ_EVERY: Duration = Duration::from_secs(5);
@@ -49,11 +56,13 @@ const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 pub(crate) struct Appends {
     messages: Histogram,
     seconds: Histogram,
+    commits: Histogram,
 }
 
 impl Default for Appends {
     fn default() -> Self {
-        Self { messages: Histogram::new(MESSAGES), seconds: Histogram::new(SECONDS) }
+        let seconds = || Histogram::new(SECONDS);
+        Self { messages: Histogram::new(MESSAGES), seconds: seconds(), commits: seconds() }
     }
 }
 
@@ -67,27 +76,39 @@ impl Appends {
         self.messages.observe(u32::try_from(messages).unwrap_or(u32::MAX).into());
         self.seconds.observe(took.as_secs_f64());
     }
+
+    /// Counts a transaction that was committed after so long.
+    pub(crate) fn committed(&self, took: Duration) {
+        self.commits.observe(took.as_secs_f64());
+    }
 }
 
 /// The store's metrics.
 #[derive(Debug)]
 pub(crate) struct Metrics {
-    storage: Arc<dyn Storage>,
-    health: Health,
-    appends: Arc<Appends>,
-    connections: Arc<Counts>,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) health: Health,
+    pub(crate) appends: Arc<Appends>,
+    pub(crate) connections: Arc<Counts>,
+    pub(crate) hub: Hub,
+    pub(crate) calls: Calls,
     /// The ledger's part of the page, and when it was read.
-    ledger: Mutex<Option<(Instant, Page)>>,
+    pub(crate) ledger: Mutex<Option<(Instant, Page)>>,
 }
 
 impl Metrics {
-    pub(crate) fn new(
-        storage: Arc<dyn Storage>,
-        health: Health,
-        appends: Arc<Appends>,
-        connections: Arc<Counts>,
-    ) -> Self {
-        Self { storage, health, appends, connections, ledger: Mutex::default() }
+    /// Those of a store that has nobody to serve.
+    #[cfg(test)]
+    pub(crate) fn alone(storage: Arc<dyn Storage>, health: Health, appends: Arc<Appends>) -> Self {
+        Self {
+            storage,
+            health,
+            appends,
+            connections: Arc::default(),
+            hub: Hub::default(),
+            calls: grpc::calls(),
+            ledger: Mutex::default(),
+        }
     }
 
     /// What the ledger says. Whoever asks meanwhile waits for the same answer; that there is none
@@ -187,6 +208,13 @@ impl Source for Metrics {
             [("accepted", accepted), ("failed", failed_handshakes), ("pushed_out", pushed_out)]
                 .map(|(outcome, count)| (outcome, count.load(Ordering::Relaxed))),
         );
+        self.calls.write(&mut page, "telemetry_store");
+        page.gauge("telemetry_store_watchers", "Open watches.", self.hub.watchers() as u64);
+        page.histogram(
+            "telemetry_store_watch_lag_seconds",
+            "Time from the receipt of an event to its delivery, in watches that have caught up.",
+            self.hub.lag(),
+        );
         page.histogram(
             "telemetry_store_batch_messages",
             "Messages in a batch.",
@@ -196,6 +224,11 @@ impl Source for Metrics {
             "telemetry_store_append_seconds",
             "How long storing a batch took, waiting and failing included.",
             &self.appends.seconds,
+        );
+        page.histogram(
+            "telemetry_store_commit_seconds",
+            "How long a transaction took that was committed.",
+            &self.appends.commits,
         );
         page.append(&self.ledger().await);
         page
@@ -216,7 +249,7 @@ mod tests {
         let storage = Arc::new(FakeStorage::new(0));
         let (health, _service) = Health::new(&[]).await;
         let shared = Arc::clone(&storage) as Arc<dyn Storage>;
-        let metrics = Metrics::new(shared, health, Arc::default(), Arc::default());
+        let metrics = Metrics::alone(shared, health, Arc::default());
         let has_ledger = async || metrics.page().await.into_text().contains(LEDGER);
         storage.fail_next(Error::Unavailable("on purpose".into()));
         assert!(!has_ledger().await);
@@ -240,7 +273,8 @@ mod tests {
         let appends = Arc::new(Appends::default());
         appends.record(30, Duration::from_millis(20));
         appends.record(0, Duration::from_millis(20));
-        let text = Metrics::new(storage, health, appends, Arc::default()).page().await.into_text();
+        appends.committed(Duration::from_millis(4));
+        let text = Metrics::alone(storage, health, appends).page().await.into_text();
         for line in [
             "serving 1",
             "batch_messages_bucket{le=\"10\"} 0",
@@ -249,6 +283,8 @@ mod tests {
             "append_seconds_bucket{le=\"0.01\"} 0",
             "append_seconds_bucket{le=\"0.025\"} 1",
             "append_seconds_count 1",
+            "commit_seconds_count 1",
+            "watchers 0",
         ] {
             assert!(text.contains(&format!("\ntelemetry_store_{line}\n")), "{line}:\n{text}");
         }

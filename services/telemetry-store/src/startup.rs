@@ -28,7 +28,7 @@ pub async fn run(command: Command, settings: Settings, lifecycle: Lifecycle) -> 
         }
     };
     match stopping.run_until_cancelled(begin).await.transpose()?.flatten() {
-        Some(server) => server.run(lifecycle).await,
+        Some(server) => Box::pin(server.run(lifecycle)).await,
         None => Ok(()),
     }
 }

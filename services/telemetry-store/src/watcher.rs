@@ -277,6 +277,11 @@ impl Watcher {
     fn update(&mut self, events: Vec<Arc<StoredEvent>>, states: Vec<DeviceState>) -> Update {
         let caught_up = self.at_head && self.pending.is_empty() && self.states.is_none();
         self.told_caught_up = caught_up;
+        if let Some(newest) = events.last().filter(|_| caught_up) {
+            let lag_us = self.sources.clock.now().micros().saturating_sub(newest.received.micros());
+            let lag = Duration::from_micros(u64::try_from(lag_us).unwrap_or(0));
+            self.sources.hub.lag().observe(lag.as_secs_f64());
+        }
         Update { cursor: self.selection.cursor(&self.told), events, states, caught_up }
     }
 }

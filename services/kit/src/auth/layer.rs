@@ -26,7 +26,7 @@ use super::{
     identity::{Identity, Scope},
     status,
 };
-use crate::incoming::Peer;
+use crate::{calls::Calls, incoming::Peer};
 
 /// The most calls that are open to everyone which one address may have open at once.
 const MAX_OPEN_TO_ADDRESS: usize = 1000;
@@ -48,8 +48,8 @@ pub struct Door {
     open: Arc<Open>,
 }
 
-/// What a server is of which every call goes through a door.
-pub type Behind = Stack<Door, Nothing>;
+/// What a server is of which every call is counted and then goes through a door.
+pub type Behind = Stack<Door, Stack<Calls, Nothing>>;
 
 /// Calls and streams that are open, by identity.
 #[derive(Debug)]

@@ -183,6 +183,7 @@ fn push(window: &mut Window<u32>, model: &mut Model, owed: Option<Owed<u32>>, ho
         kind: EventKind::Heartbeat,
         received: Timestamp::EPOCH,
         samples: vec![],
+        trace: None,
     };
     let message = Message { topic: "".into(), qos: 1, event: Some(event), refusal: None };
     match window.push(message, owed, 1 + how as usize) {

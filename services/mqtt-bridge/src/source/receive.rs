@@ -3,8 +3,9 @@
 use std::hash::BuildHasher;
 
 use rumqttc::Publish;
+use service_kit::trace;
 use telemetry_decode::{Reason, Rejected};
-use telemetry_model::{DeviceClock, EventKind, Message};
+use telemetry_model::{DeviceClock, EventKind, Message, TraceParent};
 
 use super::{Receipt, Source};
 use crate::{
@@ -49,7 +50,20 @@ impl Source {
     fn take(&mut self, publish: &Publish, owed: Option<Owed<Receipt>>) -> Result<(), Full> {
         let is_qos0 = owed.is_none();
         let topic = String::from_utf8_lossy(&publish.topic);
+        let given = trace_parent(publish);
+        let parent = given.as_ref().map(TraceParent::as_str);
+        let mut span = trace::begin("mqtt receive", trace::Kind::Consumer, parent);
+        let _lines = span.as_ref().map(|span| span.log().entered());
+        if let Some(span) = &mut span {
+            span.set("messaging.destination.name", topic.to_string());
+        }
         let mut message = self.intake.take(&topic, publish.qos as u8, &publish.payload);
+        if let Some(event) = &mut message.event {
+            // While we record nothing ourselves, what others record goes on through us.
+            let sampled = given.filter(|given| !trace::is_on() && given.is_sampled());
+            let own = span.as_ref().and_then(|span| TraceParent::parse(&span.context()).ok());
+            event.trace = own.or(sampled);
+        }
         let device = message.event.as_ref().map(|event| event.device.clone());
         let let_go = |reason, owed, detail| {
             self.link.window().let_go(reason, owed);
@@ -75,6 +89,13 @@ impl Source {
         }
         pushed
     }
+}
+
+/// The span that published it, if it says so in a user property as W3C has it for MQTT.
+fn trace_parent(publish: &Publish) -> Option<TraceParent> {
+    let properties = publish.properties.as_ref()?;
+    let (_, text) = properties.user_properties.iter().find(|(key, _)| key == "traceparent")?;
+    TraceParent::parse(text).ok()
 }
 
 /// Whether to keep a message that the broker had retained. It is old, and comes again whenever

@@ -9,7 +9,8 @@ use super::*;
 fn message(n: i64) -> Message {
     let device = DeviceId::parse("fern-1").unwrap();
     let received = Timestamp::from_micros(n).unwrap();
-    let event = Event { device, kind: EventKind::Heartbeat, received, samples: vec![] };
+    let event =
+        Event { device, kind: EventKind::Heartbeat, received, samples: vec![], trace: None };
     Message { topic: "devices/fern-1/heartbeat".into(), qos: 1, event: Some(event), refusal: None }
 }
 

@@ -10,6 +10,7 @@ use tokio::{
 
 use crate::{
     error::{Error, Result},
+    metrics::Appends,
     storage::{Storage, refuse},
 };
 
@@ -23,10 +24,11 @@ pub(super) async fn append(
     storage: &dyn Storage,
     batch: &[Submission],
     failing: &watch::Sender<Option<Instant>>,
+    appends: &Appends,
 ) -> Result<Vec<Option<Tally>>> {
     let (began, mut wait) = (Instant::now(), FIRST_WAIT);
     loop {
-        let error = match append_apart(storage, batch).await {
+        let error = match append_apart(storage, batch, appends).await {
             Ok(tallies) => {
                 failing.send_if_modified(|failed_at| failed_at.take().is_some());
                 return Ok(tallies);
@@ -45,19 +47,30 @@ pub(super) async fn append(
 
 /// Appends a batch; if something in it is refused, each half of it by itself. What a first half has
 /// settled is recognised, should the second one fail and all of it come again.
-async fn append_apart(storage: &dyn Storage, batch: &[Submission]) -> Result<Vec<Option<Tally>>> {
+async fn append_apart(
+    storage: &dyn Storage,
+    batch: &[Submission],
+    appends: &Appends,
+) -> Result<Vec<Option<Tally>>> {
+    let messages: usize = batch.iter().map(|submission| submission.messages.len()).sum();
+    let began = Instant::now();
     let cause = match storage.append(batch).await {
         Err(Error::Unstorable(cause)) => cause,
-        result => return result,
+        Ok(tallies) => {
+            if messages > 0 {
+                appends.committed(began.elapsed());
+            }
+            return Ok(tallies);
+        }
+        Err(error) => return Err(error),
     };
-    let messages: usize = batch.iter().map(|submission| submission.messages.len()).sum();
     if messages < 2 {
         tracing::warn!(error = %cause, "the database refuses a message; it goes to the quarantine");
         return storage.append(&refused(batch, &cause.to_string())).await;
     }
     let (first, second) = halves(batch, messages / 2);
-    let mut tallies = Box::pin(append_apart(storage, &first)).await?;
-    let more = Box::pin(append_apart(storage, &second)).await?;
+    let mut tallies = Box::pin(append_apart(storage, &first, appends)).await?;
+    let more = Box::pin(append_apart(storage, &second, appends)).await?;
     for (tally, more) in tallies.iter_mut().zip(more) {
         *tally = tally.zip(more).map(|(tally, more)| [tally, more].into_iter().sum());
     }

@@ -11,7 +11,7 @@ use crate::storage::{
 fn of(device: &str, count: usize) -> Submission {
     let device = DeviceId::parse(device).unwrap();
     let (kind, received) = (EventKind::Heartbeat, Timestamp::EPOCH);
-    of_nobody(vec![Event { device, kind, received, samples: vec![] }; count])
+    of_nobody(vec![Event { device, kind, received, samples: vec![], trace: None }; count])
 }
 
 fn events(count: usize) -> Submission {

@@ -61,9 +61,11 @@ impl Devices {
     /// With what the ids of those among them begin whose ids begin with `prefix`. Fails if none may.
     pub(super) fn within(&self, prefix: &str) -> Result<Vec<String>> {
         let Some(own) = self.prefixes() else { return Ok(vec![prefix.to_owned()]) };
-        let narrower = own.into_iter().filter_map(|own| match own.starts_with(prefix) {
-            true => Some(own),
-            false => prefix.starts_with(&own).then(|| prefix.to_owned()),
+        let narrower = own.into_iter().filter_map(|own| {
+            if own.starts_with(prefix) {
+                return Some(own);
+            }
+            prefix.starts_with(&own).then(|| prefix.to_owned())
         });
         let within: Vec<_> = narrower.collect();
         if within.is_empty() { Err(Error::DeviceNotNamed) } else { Ok(within) }

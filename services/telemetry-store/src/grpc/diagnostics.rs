@@ -271,7 +271,7 @@ fn understood(message: &Quarantined) -> Result<Event, String> {
     };
     match decode(kind, &refusal.payload) {
         Ok(Decoded { samples, rejected: None }) => {
-            Ok(Event { device, kind, received: refusal.received, samples })
+            Ok(Event { device, kind, received: refusal.received, samples, trace: None })
         }
         Ok(Decoded { rejected: Some(rejected), .. }) | Err(rejected) => {
             Err(rejected.reason.to_string())

@@ -16,8 +16,11 @@ mod watch;
 
 use std::{sync::Arc, time::Duration};
 
+use prost::Message as _;
+use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 use service_kit::{
     auth::{Behind, Door},
+    calls::Calls,
     lifecycle::Lifecycle,
 };
 use telemetry_model::Clock;
@@ -71,9 +74,25 @@ pub(crate) struct Parts {
     pub(crate) max_age: Option<Duration>,
 }
 
+/// Counts of the calls to each method.
+pub(crate) fn calls() -> Calls {
+    // It is what this binary was built with.
+    let files = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap_or_default().file;
+    let methods = files.iter().flat_map(|file| {
+        file.service.iter().flat_map(move |service| {
+            let name = move |method: &MethodDescriptorProto| {
+                format!("{}.{}/{}", file.package(), service.name(), method.name())
+            };
+            service.method.iter().map(name)
+        })
+    });
+    Calls::new(methods)
+}
+
 /// All services behind the door, ready to be served.
 pub(crate) fn router(
     parts: Parts,
+    calls: Calls,
     door: Door,
     health: HealthServer<impl Health>,
     explains_itself: bool,
@@ -104,6 +123,7 @@ pub(crate) fn router(
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .max_concurrent_streams(Some(MAX_STREAMS))
         .http2_max_header_list_size(Some(MAX_HEADER_BYTES))
+        .layer(calls)
         .layer(door)
         .add_routes(routes))
 }

@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use futures::{Stream, StreamExt, stream, stream::BoxStream};
-use telemetry_model::{Cursor, DeviceId, Invalid, Positions};
+use service_kit::trace;
+use telemetry_model::{Cursor, DeviceId, Invalid, Positions, StoredEvent, TraceParent};
 use telemetry_proto::v1::{
     self, WatchDeviceRequest, WatchDeviceResponse, WatchDevicesRequest, WatchDevicesResponse,
     watch_service_server::WatchService,
@@ -148,7 +149,17 @@ fn filter(metrics: &[String], kinds: &[i32]) -> Result<Filter> {
 }
 
 fn events(update: &Update) -> Vec<v1::Event> {
-    update.events.iter().map(|event| event.as_ref().clone().into()).collect()
+    update.events.iter().map(|event| delivered(event)).collect()
+}
+
+/// An event as it goes out; if it is traced, with the span of that.
+fn delivered(event: &StoredEvent) -> v1::Event {
+    let mut wire = v1::Event::from(event.clone());
+    let parent = event.trace.as_ref().map(TraceParent::as_str);
+    if let Some(span) = trace::follow("watch deliver", trace::Kind::Producer, parent) {
+        wire.trace_parent = span.context();
+    }
+    wire
 }
 
 impl From<Update> for WatchDeviceResponse {

@@ -24,6 +24,7 @@ fn event(id: &str, position: i64) -> StoredEvent {
         received: time,
         readings: vec![],
         presence: None,
+        trace: None,
     }
 }
 

@@ -83,7 +83,7 @@ fn event(kind: EventKind, received: i64, flags: &[(&str, bool)]) -> Event {
     let measurements = flags.iter().map(measurement).collect();
     let samples = vec![Sample { clock: telemetry_model::DeviceClock::None, measurements }];
     let device = DeviceId::parse("fern-1").unwrap();
-    Event { device, kind, received: at(received), samples }
+    Event { device, kind, received: at(received), samples, trace: None }
 }
 
 #[test]

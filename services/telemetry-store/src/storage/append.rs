@@ -358,6 +358,7 @@ fn log_rows(
             received: event.received,
             readings,
             presence: None,
+            trace: event.trace.clone(),
         });
         log.push(LogRow { device: *device, cursor, received: event.received, record });
     }

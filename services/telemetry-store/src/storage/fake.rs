@@ -117,6 +117,7 @@ impl Storage for FakeStorage {
                 received: event.received,
                 readings: vec![],
                 presence: None,
+                trace: event.trace.clone(),
             });
         }
         drop(self.commits.send(Commit::of(batch)));

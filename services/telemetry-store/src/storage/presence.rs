@@ -189,6 +189,7 @@ pub(super) fn log_row(device: i32, id: &DeviceId, position: i64, change: Presenc
         received: change.since,
         readings: Vec::new(),
         presence: Some(change),
+        trace: None,
     });
     LogRow { device, cursor, received: change.since, record }
 }

@@ -150,6 +150,7 @@ mod tests {
             received: time,
             readings: metrics.iter().map(reading).collect(),
             presence: None,
+            trace: None,
         })
     }
 

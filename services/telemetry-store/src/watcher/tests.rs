@@ -22,7 +22,7 @@ fn micros(n: i64) -> Timestamp {
 
 fn heartbeat(id: &str, n: i64) -> Event {
     let received = micros(n);
-    Event { device: device(id), kind: EventKind::Heartbeat, received, samples: vec![] }
+    Event { device: device(id), kind: EventKind::Heartbeat, received, samples: vec![], trace: None }
 }
 
 fn after(position: i64) -> Start {

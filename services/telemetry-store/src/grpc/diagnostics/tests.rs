@@ -80,12 +80,8 @@ impl Bed {
     async fn batches(&self) -> String {
         let (health, _service) = Health::new(&[]).await;
         let Diagnostics { storage, batcher, .. } = &self.diagnostics;
-        let metrics = Metrics::new(
-            Arc::clone(storage),
-            health,
-            Arc::clone(batcher.appends()),
-            Arc::default(),
-        );
+        let appends = Arc::clone(batcher.appends());
+        let metrics = Metrics::alone(Arc::clone(storage), health, appends);
         let text = metrics.page().await.into_text();
         let count =
             text.lines().find_map(|l| l.strip_prefix("telemetry_store_batch_messages_count "));

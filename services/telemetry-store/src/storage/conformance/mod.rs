@@ -205,11 +205,23 @@ fn sample(clock: DeviceClock, values: &[(&str, Value)]) -> Sample {
 /// A telemetry event that says its time, received a second later.
 fn telemetry(id: &str, seconds: i64, values: &[(&str, Value)]) -> Event {
     let samples = vec![sample(DeviceClock::Wall(at(seconds)), values)];
-    Event { device: device(id), kind: EventKind::Telemetry, received: at(seconds + 1), samples }
+    Event {
+        device: device(id),
+        kind: EventKind::Telemetry,
+        received: at(seconds + 1),
+        samples,
+        trace: None,
+    }
 }
 
 fn heartbeat(id: &str, seconds: i64, samples: Vec<Sample>) -> Event {
-    Event { device: device(id), kind: EventKind::Heartbeat, received: at(seconds), samples }
+    Event {
+        device: device(id),
+        kind: EventKind::Heartbeat,
+        received: at(seconds),
+        samples,
+        trace: None,
+    }
 }
 
 /// Everything stored of a device, oldest first.

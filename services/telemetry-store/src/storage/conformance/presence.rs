@@ -71,7 +71,13 @@ fn beat(id: &str, seconds: i64) -> Event {
 
 fn status(id: &str, seconds: i64, online: bool) -> Event {
     let samples = vec![sample(DeviceClock::None, &[("online", Value::Flag(online))])];
-    Event { device: device(id), kind: EventKind::Presence, received: at(seconds), samples }
+    Event {
+        device: device(id),
+        kind: EventKind::Presence,
+        received: at(seconds),
+        samples,
+        trace: None,
+    }
 }
 
 async fn a_device_comes_online_before_its_first_message(fresh: &mut Fresh) {

@@ -24,7 +24,7 @@ on_each_backend!(
 fn event(received: Timestamp, clocks: &[DeviceClock], value: i64) -> Event {
     let sample = |clock: &DeviceClock| sample(*clock, &[("t", Value::Integer(value))]);
     let samples = clocks.iter().map(sample).collect();
-    Event { device: device("esp"), kind: EventKind::Telemetry, received, samples }
+    Event { device: device("esp"), kind: EventKind::Telemetry, received, samples, trace: None }
 }
 
 async fn times(fresh: &Fresh) -> Vec<(Timestamp, TimeSource)> {

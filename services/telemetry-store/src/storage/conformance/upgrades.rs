@@ -71,6 +71,7 @@ fn event() -> StoredEvent {
         received: at(0),
         readings: vec![reading],
         presence: None,
+        trace: None,
     }
 }
 
