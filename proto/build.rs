@@ -2,7 +2,8 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
+    "telemetry/v1/admin_service.proto",
     "telemetry/v1/diagnostics_service.proto",
     "telemetry/v1/ingest_service.proto",
     "telemetry/v1/query_service.proto",

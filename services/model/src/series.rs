@@ -56,6 +56,13 @@ impl Selection {
         Self { devices, metrics }
     }
 
+    /// Whether a series is among those that are meant; no devices means all.
+    pub fn contains(&self, series: &Series) -> bool {
+        let Self { devices, metrics } = self;
+        (devices.is_empty() || devices.contains(&series.device))
+            && (metrics.is_empty() || metrics.contains(&series.metric))
+    }
+
     /// The devices in order.
     pub fn devices(&self) -> &[DeviceId] {
         &self.devices

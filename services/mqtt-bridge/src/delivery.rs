@@ -52,13 +52,19 @@ impl Delivery {
         self.last_failure = Some(LastFailure { class, reason, time });
     }
 
-    /// The broker has answered our question at this time, and all that it sent before is received:
-    /// all it had, unless it may have held back more.
-    pub(crate) fn answered(&mut self, is_granted: bool, has_heard_all: bool, now: Timestamp) {
+    /// The broker has answered now what we asked at some time, and all that it sent before we asked is
+    /// received: all it had, unless it may have held back more.
+    pub(crate) fn answered(
+        &mut self,
+        is_granted: bool,
+        has_heard_all: bool,
+        asked: Timestamp,
+        now: Timestamp,
+    ) {
         self.listening = match self.listening {
             _ if !is_granted => None,
             Some((since, through)) if !has_heard_all => Some((since, through)),
-            Some((since, through)) => Some((since, through.max(now))),
+            Some((since, through)) => Some((since, through.max(asked))),
             None => Some((now, now)),
         };
     }
@@ -102,14 +108,14 @@ mod tests {
     fn we_listen_while_all_is_granted_and_nothing_held_back() {
         let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000).unwrap();
         let mut delivery = Delivery::default();
-        delivery.answered(false, true, at(1));
+        delivery.answered(false, true, at(1), at(1));
         assert_eq!(delivery.listening(), None);
-        delivery.answered(true, true, at(2));
-        delivery.answered(true, true, at(7));
+        delivery.answered(true, true, at(1), at(2));
+        delivery.answered(true, true, at(7), at(9));
         assert_eq!(delivery.listening(), Some((at(2), at(7))));
-        delivery.answered(true, false, at(12));
+        delivery.answered(true, false, at(12), at(12));
         assert_eq!(delivery.listening(), Some((at(2), at(7))), "it holds back some");
-        delivery.answered(true, true, at(22));
+        delivery.answered(true, true, at(22), at(23));
         assert_eq!(delivery.listening(), Some((at(2), at(22))));
         delivery.disconnected();
         assert_eq!(delivery.listening(), None);

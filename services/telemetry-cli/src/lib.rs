@@ -1,6 +1,7 @@
 //! A client of the telemetry store for people and pipes, a simulator of devices, and a bench that
 //! measures the real pair from outside.
 
+mod admin;
 mod bench;
 mod diagnostics;
 mod history;
@@ -45,6 +46,11 @@ struct Common {
 enum Command {
     /// List the devices.
     Devices(query::DevicesArgs),
+    /// Delete a device and everything that is stored of it, which cannot be undone.
+    Delete {
+        /// The device.
+        device: String,
+    },
     /// Say why a device is silent or wrong, and what to do.
     Explain {
         /// The device.
@@ -100,6 +106,7 @@ pub async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> anyhow::Result<()> {
     let store = Store::connect(&url, &access)?;
     match command {
         Command::Devices(args) => query::devices(&store, args, &mut output).await,
+        Command::Delete { device } => admin::delete(&store, device, &mut output).await,
         Command::Explain { device } => diagnostics::explain(&store, device, &mut output).await,
         Command::Metrics { device } => query::metrics(&store, device, &mut output).await,
         Command::Latest { device } => query::latest(&store, device, &mut output).await,

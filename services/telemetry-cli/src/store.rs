@@ -2,8 +2,8 @@
 
 use service_kit::channel::{self, AccessSettings, Channel};
 use telemetry_proto::v1::{
-    diagnostics_service_client::DiagnosticsServiceClient, query_service_client::QueryServiceClient,
-    watch_service_client::WatchServiceClient,
+    admin_service_client::AdminServiceClient, diagnostics_service_client::DiagnosticsServiceClient,
+    query_service_client::QueryServiceClient, watch_service_client::WatchServiceClient,
 };
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -26,6 +26,10 @@ impl Store {
 
     pub(crate) fn query(&self) -> QueryServiceClient<Channel> {
         QueryServiceClient::new(self.channel.clone()).max_decoding_message_size(64 * 1024 * 1024)
+    }
+
+    pub(crate) fn admin(&self) -> AdminServiceClient<Channel> {
+        AdminServiceClient::new(self.channel.clone())
     }
 
     pub(crate) fn diagnostics(&self) -> DiagnosticsServiceClient<Channel> {

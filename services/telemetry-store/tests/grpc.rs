@@ -7,8 +7,9 @@ use clap::Parser;
 use service_kit::lifecycle::Lifecycle;
 use telemetry_proto::v1::{
     self, EventKind, IngestEvent, IngestRequest, IngestResponse, Measurement, Sample,
-    ingest_service_client::IngestServiceClient, measurement::Value,
-    query_service_client::QueryServiceClient, watch_service_client::WatchServiceClient,
+    admin_service_client::AdminServiceClient, ingest_service_client::IngestServiceClient,
+    measurement::Value, query_service_client::QueryServiceClient,
+    watch_service_client::WatchServiceClient,
 };
 use telemetry_store::{Cli, Server};
 use tempfile::TempDir;
@@ -307,4 +308,26 @@ async fn reflection_speaks_both_versions() {
     let (answers, _) = drain(stream.into_inner()).await;
     let Some(answer) = answers.first() else { panic!("no answer") };
     assert!(!format!("{answer:?}").contains("ErrorResponse"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_deleted_device_is_gone() {
+    let store = Store::start().await;
+    let events = vec![event("fern-1", 0, &[("t", Value::Integer(1)), ("u", Value::Integer(2))])];
+    assert!(store.ingest(vec![request(1, events)]).await.1.is_none());
+    let delete = async |device_id: &str| {
+        let request = v1::DeleteDeviceRequest { device_id: device_id.to_owned() };
+        AdminServiceClient::new(store.channel.clone()).delete_device(request).await
+    };
+    let deleted = delete("fern-1").await.unwrap().into_inner();
+    // The event, and that the device came online.
+    assert_eq!((deleted.readings, deleted.events, deleted.quarantined), (2, 2, 0));
+    let get = v1::GetDeviceRequest { device_id: "fern-1".to_owned() };
+    assert_eq!(store.query().get_device(get).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(delete("fern-1").await.unwrap_err().code(), Code::NotFound);
+    let status = delete("bad id").await.unwrap_err();
+    assert_eq!(
+        (status.code(), violated_field(&status).as_str()),
+        (Code::InvalidArgument, "device_id")
+    );
 }

@@ -103,9 +103,9 @@ async fn what_is_of_other_devices_is_neither_seen_nor_written() -> anyhow::Resul
         // A prefix may be wider than what is ours: then only ours is followed.
         let outcome = own.watch.clone().watch_devices(request).await.map(drop);
         if device_id == "fer" {
-            outcome?
+            outcome?;
         } else {
-            refused(outcome, denied)?
+            refused(outcome, denied)?;
         }
         let request = ExportReadingsRequest { device_id: id(), ..Default::default() };
         refused(query.export_readings(request).await.map(drop), denied)?;
@@ -119,6 +119,15 @@ async fn what_is_of_other_devices_is_neither_seen_nor_written() -> anyhow::Resul
     let request = ExportReadingsRequest::default();
     refused(own.query.clone().export_readings(request).await.map(drop), Code::PermissionDenied)?;
     own.query.clone().summarize_readings(summary(&["fern-1"])).await?;
+    // A token of one's own leads nowhere else, however it is changed.
+    let device_id = "fern-1".to_owned();
+    let mut request = ExportReadingsRequest { device_id, ..Default::default() };
+    let mut export = own.query.clone().export_readings(request.clone()).await?.into_inner();
+    let chunk = export.message().await?.context("nothing is exported")?;
+    for (other, code) in [("moss-1", Code::PermissionDenied), ("ivy-1", Code::InvalidArgument)] {
+        request.page_token = chunk.next_page_token.replace("fern-1", other);
+        refused(own.query.clone().export_readings(request.clone()).await.map(drop), code)?;
+    }
     // Whoever follows all devices follows those that are his.
     let request = WatchDevicesRequest {
         after_cursor: "0".to_owned(),

@@ -1,11 +1,12 @@
 //! One connection with the broker, from CONNECT until it is lost or left.
 
-use std::{future::ready, pin::pin};
+use std::{collections::VecDeque, future::ready, pin::pin};
 
 use rumqttc::{
     AsyncClient, ConnectionError, Event as Activity, EventLoop, Packet, Publish, SubAck,
     SubscribeReasonCode,
 };
+use telemetry_model::Timestamp;
 use tokio::time::{Duration, Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -51,9 +52,10 @@ pub(super) struct Connection<'a> {
     valve: Valve,
     accepted_at: Option<Instant>,
     heard_at: Instant,
-    /// When to ask for the subscriptions (again), and how many of these questions wait for answers.
+    /// When to ask for the subscriptions (again); of the questions that wait for answers, when each was
+    /// asked, and how many messages were unacknowledged then.
     ask_at: Instant,
-    unanswered: u32,
+    unanswered: VecDeque<(Timestamp, usize)>,
     grants: Vec<Grant>,
     /// Whether messages were left with the broker, which sends them again on the next connection.
     has_left_messages: bool,
@@ -84,7 +86,7 @@ impl<'a> Connection<'a> {
             accepted_at: None,
             heard_at: now,
             ask_at: now,
-            unanswered: 0,
+            unanswered: VecDeque::new(),
             grants: Vec::new(),
             has_left_messages: false,
             news: 0,
@@ -155,7 +157,7 @@ impl<'a> Connection<'a> {
             tracing::warn!("the store is away and memory nearly used, leaving it to the broker");
             self.begin_leaving()?;
         }
-        match self.leaving.next(self.unanswered == 0, now) {
+        match self.leaving.next(self.unanswered.is_empty(), now) {
             Next::Listen if self.ask_at <= now => self.ask()?,
             Next::Listen | Next::ReadOn => {}
             Next::Close => self.valve.close(),
@@ -198,7 +200,8 @@ impl<'a> Connection<'a> {
         asked.map_err(|error| {
             self.unless_left(Failure { class: Class::Protocol, reason: error.to_string() })
         })?;
-        self.unanswered += 1;
+        let unacked = self.source.link.window().owed();
+        self.unanswered.push_back((self.source.clock.now(), unacked));
         self.ask_at = Instant::now() + ASK_EVERY;
         Ok(())
     }
@@ -222,7 +225,9 @@ impl<'a> Connection<'a> {
 
     /// Looks whether we may read everything. What we may read is read in any case.
     fn answered(&mut self, suback: &SubAck) {
-        self.unanswered = self.unanswered.saturating_sub(1);
+        let now = self.source.clock.now();
+        // An answer may have waited to be read, with messages behind it: it tells of when we asked.
+        let (asked, unacked) = self.unanswered.pop_front().unwrap_or((now, 0));
         let answers = self.source.filters.iter().zip(&suback.return_codes);
         let grants: Vec<_> = answers
             .map(|(filter, code)| Grant {
@@ -256,14 +261,13 @@ impl<'a> Connection<'a> {
             self.ask_at = Instant::now() + backoff::CEILING;
         }
         self.source.link.set_subscribed(is_granted);
-        let unacked = self.source.link.window().owed();
         let mut delivery = self.source.link.delivery();
         delivery.grants.clone_from(&grants);
         // While messages are left with the broker it has some that we have not heard. It may also
         // hold back some for as long as as many are unacknowledged as it ever sent.
         let holds_back = unacked > 0 && unacked >= delivery.most_unacked.div_ceil(2);
         let has_heard_all = !self.has_left_messages && !holds_back;
-        delivery.answered(is_granted, has_heard_all, self.source.clock.now());
+        delivery.answered(is_granted, has_heard_all, asked, now);
         drop(delivery);
         self.grants = grants;
     }
@@ -274,15 +278,15 @@ impl<'a> Connection<'a> {
             identity: self.source.identity(publish),
             receipt: Receipt { client: self.client.clone(), ack },
         });
-        let is_known = owed
-            .as_ref()
-            .is_some_and(|owed| self.source.link.window().knows(owed.identity, publish.dup));
         let is_ending = self.stopping.is_cancelled() || !self.is_staying();
         if owed.is_some() && (is_ending || self.has_left_messages) {
             // An acknowledgement must not overtake those of the messages that were left.
             self.has_left_messages = true;
             return;
         }
+        let is_known = owed
+            .as_ref()
+            .is_some_and(|owed| self.source.link.window().knows(owed.identity, publish.dup));
         if self.source.receive(publish, owed, is_known).is_err() {
             self.has_left_messages = true;
             tracing::warn!("window full, leaving messages with the broker");

@@ -37,6 +37,11 @@ impl Devices {
         Self(request.extensions().get().cloned())
     }
 
+    /// What the caller is called; nothing if nobody looked who it was.
+    pub(super) fn caller(&self) -> &str {
+        self.0.as_ref().map_or("", |identity| identity.name())
+    }
+
     /// Whether this one is among them.
     pub(super) fn allow(&self, device: &DeviceId) -> bool {
         self.0.as_ref().is_some_and(|identity| {

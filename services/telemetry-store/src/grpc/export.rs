@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use futures::{StreamExt, stream, stream::BoxStream};
 use service_kit::lifecycle::Lifecycle;
-use telemetry_model::Selection;
+use telemetry_model::{Invalid, Selection};
 use telemetry_proto::v1::{ExportReadingsRequest, ExportReadingsResponse};
 use tonic::Status;
 
 use super::{access::Devices, page_token, query::metric_names, summary};
 use crate::{
     error::{Error, Result},
-    history::export::{Chunk, Export},
+    history::export::{Chunk, Export, Position},
     storage::Storage,
 };
 
@@ -33,6 +33,13 @@ pub(super) async fn export(
         "" => None,
         token => Some(page_token::decode_position(token, &request)?),
     };
+    // A token that was tampered with must not lead to what was not asked for.
+    if let Some(Position { series, .. }) = &after {
+        own.check(&series.device)?;
+        if !selection.contains(series) {
+            return Err(Invalid::new("page_token", "belongs to another request").into());
+        }
+    }
     let export = Export::open(storage, selection, range, after).await?;
     let chunks = stream::unfold(Some((export, lifecycle, request)), |state| async {
         let (mut export, lifecycle, request) = state?;

@@ -202,7 +202,11 @@ impl Session {
                 refused(&wire, reason, error, self.clock.now())
             }));
         }
-        let report = request.report.as_ref().map(telemetry_proto::report);
+        let mut report = request.report.as_ref().map(telemetry_proto::report);
+        // Whether the path to all devices is up is for those to say who may speak for all of them.
+        if let Some(report) = report.as_mut().filter(|_| self.devices.check_all().is_err()) {
+            report.listening = None;
+        }
         let sender = self.sender.clone();
         let submission = Submission { sender, first_sequence, messages, report };
         let outcome = self.batcher.submit(submission, request.flush).await.map_err(Arc::new)?;

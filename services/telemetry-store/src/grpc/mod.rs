@@ -1,6 +1,7 @@
 //! The gRPC surface: which services a store offers, with which limits.
 
 mod access;
+mod admin;
 mod diagnostics;
 mod explain;
 mod export;
@@ -27,6 +28,7 @@ use telemetry_model::Clock;
 use telemetry_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
+        admin_service_server::AdminServiceServer,
         diagnostics_service_server::DiagnosticsServiceServer,
         ingest_service_server::IngestServiceServer, query_service_server::QueryServiceServer,
         watch_service_server::WatchServiceServer,
@@ -40,12 +42,14 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 
 pub(crate) use self::access::rule;
 use self::{
-    diagnostics::Diagnostics, ingest::Ingest, query::Query, stream_end::StreamEnd, watch::Watch,
+    admin::Admin, diagnostics::Diagnostics, ingest::Ingest, query::Query, stream_end::StreamEnd,
+    watch::Watch,
 };
 use crate::{batcher::Batcher, hub::Hub, storage::Storage, watcher::Sources};
 
 /// The names whose health is reported, beside the overall one.
 pub(crate) const SERVICES: &[&str] = &[
+    "telemetry.v1.AdminService",
     "telemetry.v1.DiagnosticsService",
     "telemetry.v1.IngestService",
     "telemetry.v1.QueryService",
@@ -99,12 +103,14 @@ pub(crate) fn router(
 ) -> Result<Router<Behind>, tonic_reflection::server::Error> {
     let Parts { storage, batcher, hub, clock, lifecycle, horizon, max_age } = parts;
     let diagnostics = Diagnostics::new(Arc::clone(&storage), batcher.clone(), Arc::clone(&clock));
+    let admin = Admin::new(Arc::clone(&storage), Arc::clone(&clock));
     let end = StreamEnd::new(lifecycle.clone(), max_age);
     let ingest = Ingest::new(Arc::clone(&storage), batcher, Arc::clone(&clock), end.clone());
     let query = Query::new(Arc::clone(&storage), lifecycle);
     let watch = Watch::new(Sources::new(storage, hub, clock, horizon), end);
     let mut routes = Routes::new(health)
         .add_service(IngestServiceServer::new(ingest).max_decoding_message_size(MAX_REQUEST_BYTES))
+        .add_service(AdminServiceServer::new(admin))
         .add_service(DiagnosticsServiceServer::new(diagnostics))
         .add_service(QueryServiceServer::new(query))
         .add_service(WatchServiceServer::new(watch));

@@ -9,7 +9,7 @@
 use std::{
     borrow::Cow,
     cmp::Ordering,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -60,6 +60,24 @@ pub(super) struct LogRow {
     pub(super) record: Vec<u8>,
 }
 
+/// The head of a partition of the log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Head {
+    /// The newest position.
+    pub(super) position: i64,
+    /// How many of its devices were deleted so far.
+    pub(super) deletions: i64,
+}
+
+/// How often an append is tried. A process that begins may find deletions in one partition after the
+/// other.
+pub(super) const ATTEMPTS: usize = 64;
+
+/// What is said after that.
+pub(super) fn restless() -> Error {
+    Error::Unavailable("devices are deleted all the time".into())
+}
+
 /// The statements of one transaction. Dropped without commit, it leaves nothing.
 #[async_trait]
 pub(super) trait AppendTx: Send {
@@ -67,7 +85,7 @@ pub(super) trait AppendTx: Send {
     /// they are settled. One that does not exist is left out.
     async fn lock_accounts(&mut self, processes: &[ProcessId]) -> Result<Vec<(ProcessId, u64)>>;
     /// Locks the heads of partitions, which are in order, and answers them.
-    async fn lock_heads(&mut self, partitions: &[Partition]) -> Result<Vec<i64>>;
+    async fn lock_heads(&mut self, partitions: &[Partition]) -> Result<Vec<Head>>;
     /// All known boots of devices.
     async fn boots(&mut self, devices: &[i32]) -> Result<Vec<(i32, Boot)>>;
     /// Those of these readings that are stored, with their values.
@@ -117,15 +135,16 @@ struct Counts {
 }
 
 /// Settles messages and answers for each submission, once all is committed; nothing for one that does
-/// not follow on what its sender has settled. The names in them must be known.
+/// not follow on what its sender has settled. Nothing is done, and nothing answered, if the names in
+/// them are not known, or no longer: then they must be registered anew.
 pub(super) async fn append<T: AppendTx>(
     mut tx: T,
     shared: &Shared,
     batch: &[Submission],
-) -> Result<Vec<Option<Tally>>> {
+) -> Result<Option<Vec<Option<Tally>>>> {
     let work = ledger::work(&mut tx, batch).await?;
     let events: Vec<_> = work.due.iter().filter_map(|due| due.message.event.as_ref()).collect();
-    let stored = store(&mut tx, shared, &events).await?;
+    let Some(stored) = store(&mut tx, shared, &events).await? else { return Ok(None) };
     let (kept, tallies) = settle(shared.room.left(), batch.len(), &work.due, &events, &stored);
     tx.insert_quarantine(&kept).await?;
     tx.save_accounts(&ledger::entries(batch, &work, &tallies)).await?;
@@ -136,7 +155,7 @@ pub(super) async fn append<T: AppendTx>(
     shared.last_seen.note(heard, &kept, ledger::listening(batch, &work));
     shared.names.learn_pairs(stored.pairs);
     let tallies = tallies.into_iter().zip(work.follows);
-    Ok(tallies.map(|(tally, follows)| follows.then_some(tally)).collect())
+    Ok(Some(tallies.map(|(tally, follows)| follows.then_some(tally)).collect()))
 }
 
 /// What storing some events has done, if the transaction is committed.
@@ -168,17 +187,25 @@ fn heard<'a>(due: &'a [Due<'a>], stored: &'a Stored) -> impl Iterator<Item = Hea
     })
 }
 
-async fn store<T: AppendTx>(tx: &mut T, shared: &Shared, events: &[&Event]) -> Result<Stored> {
+/// Nothing if the names are not known, or no longer.
+async fn store<T: AppendTx>(
+    tx: &mut T,
+    shared: &Shared,
+    events: &[&Event],
+) -> Result<Option<Stored>> {
     if events.is_empty() {
-        return Ok(Stored::default());
+        return Ok(Some(Stored::default()));
     }
-    let missing = |_| Error::Internal("a registered name is missing".into());
-    let ids = shared.names.resolve(events).map_err(missing)?;
-    let mut heads: BTreeMap<_, _> = events.iter().map(|e| (e.device.partition(), 0)).collect();
-    let partitions: Vec<_> = heads.keys().copied().collect();
-    for (head, locked) in heads.values_mut().zip(tx.lock_heads(&partitions).await?) {
-        *head = locked;
+    let Ok(ids) = shared.names.resolve(events) else { return Ok(None) };
+    let partitions: BTreeSet<_> = events.iter().map(|event| event.device.partition()).collect();
+    let partitions: Vec<_> = partitions.into_iter().collect();
+    let locked = tx.lock_heads(&partitions).await?;
+    let locked: Vec<_> = partitions.iter().copied().zip(locked).collect();
+    if !shared.names.are_alive(&ids, &locked) {
+        return Ok(None);
     }
+    let mut heads: BTreeMap<_, _> =
+        locked.iter().map(|(partition, head)| (*partition, head.position)).collect();
     let mut clocks = Clocks::load(tx, &ids, events).await?;
     let (placed, mut rows) = placing::place(&mut clocks, &ids, events);
     let too_old = quarantine::too_old(&mut rows, events, shared.retention);
@@ -192,7 +219,7 @@ async fn store<T: AppendTx>(tx: &mut T, shared: &Shared, events: &[&Event]) -> R
     tx.save(&heads, &clocks.changes(events), &pairs).await?;
     // Nobody need hear of what left the log as it was.
     let partitions = if log.is_empty() { Vec::new() } else { partitions };
-    Ok(Stored { counts, too_old, partitions, pairs, ids, placed, changes })
+    Ok(Some(Stored { counts, too_old, partitions, pairs, ids, placed, changes }))
 }
 
 /// What goes into the quarantine, which has so much room, and what is counted for each submission.

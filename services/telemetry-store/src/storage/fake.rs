@@ -17,8 +17,8 @@ use telemetry_model::{
 use tokio::sync::{Semaphore, broadcast};
 
 use super::{
-    Commit, LogPage, LogQuery, LogRange, QuarantineQuery, Quarantined, Scan, Storage, Summaries,
-    events,
+    Commit, Deleted, LogPage, LogQuery, LogRange, QuarantineQuery, Quarantined, Scan, Storage,
+    Summaries, events,
 };
 use crate::error::{Error, Result};
 
@@ -231,6 +231,10 @@ impl Storage for FakeStorage {
     }
 
     async fn measure_quarantine(&self) -> Result<()> {
+        unreachable!("not part of these tests")
+    }
+
+    async fn delete_device(&self, _: &DeviceId, _: &str, _: Timestamp) -> Result<Deleted> {
         unreachable!("not part of these tests")
     }
 

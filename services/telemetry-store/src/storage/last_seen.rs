@@ -288,6 +288,14 @@ impl LastSeen {
         device
     }
 
+    /// Forgets what is noted of a device, which was deleted.
+    pub(super) fn forget(&self, device: &DeviceId) {
+        if let Some(notes) = self.writing().as_mut() {
+            Arc::make_mut(notes).devices.remove(device);
+        }
+        self.notes().devices.remove(device);
+    }
+
     /// The notes to write.
     pub(super) fn pending(&self) -> Arc<Notes> {
         let mut writing = self.writing();

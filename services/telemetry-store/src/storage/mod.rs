@@ -218,6 +218,10 @@ pub trait Storage: Debug + Send + Sync {
     /// place of its series.
     async fn scan(&self, scan: Scan<'_>) -> Result<Vec<(usize, Reading)>>;
 
+    /// Deletes a device and all that is stored of it, in one transaction that also writes down who did.
+    /// What is appended of it afterwards is of a new device.
+    async fn delete_device(&self, device: &DeviceId, who: &str, now: Timestamp) -> Result<Deleted>;
+
     /// Deletes what is older than the policy has it, and does nothing if another replica is at it.
     async fn prune(&self, now: Timestamp) -> Result<()>;
 
@@ -233,6 +237,17 @@ pub trait Storage: Debug + Send + Sync {
 
     /// Closes every connection, after the work under way.
     async fn close(&self);
+}
+
+/// How much was deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deleted {
+    /// Readings.
+    pub readings: u64,
+    /// Events in the log.
+    pub events: u64,
+    /// Messages in the quarantine.
+    pub quarantined: u64,
 }
 
 /// A series in buckets.

@@ -1,16 +1,20 @@
 //! The small numbers that stand for the names of devices and metrics, remembered.
 //!
-//! A number is remembered only once it is committed, and never changes. What is not remembered is
+//! A number is remembered only once it is committed, and never given again. What is not remembered is
 //! registered by the backend before the transaction that needs it.
+//!
+//! A device may be deleted meanwhile, by any process. Its partition counts that, under the lock that an
+//! append takes: who finds there another count than the one remembered forgets the partition's devices.
+//! What was asked for before somebody forgot is not remembered, for it may be dead.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use telemetry_model::{DeviceId, Event, EventKind, MetricName, Timestamp};
+use telemetry_model::{DeviceId, Event, EventKind, MetricName, Partition, Timestamp};
 
-use super::rows;
+use super::{append::Head, rows};
 
 /// What is known so far.
 #[derive(Debug, Default)]
@@ -23,6 +27,10 @@ struct Known {
     devices: HashMap<DeviceId, i32>,
     metrics: HashMap<MetricName, i32>,
     device_metrics: HashSet<(i32, i32)>,
+    /// How many devices of each partition had been deleted, when there were any.
+    deletions: HashMap<Partition, i64>,
+    /// How often devices were forgotten.
+    forgotten: u64,
 }
 
 /// Names that have no number yet, in order, so that registering them cannot deadlock.
@@ -31,6 +39,8 @@ pub(super) struct Unknown {
     /// Devices, and when they were first heard of.
     pub(super) devices: BTreeMap<DeviceId, Timestamp>,
     pub(super) metrics: BTreeSet<MetricName>,
+    /// How often devices had been forgotten when it was found out.
+    pub(super) forgotten: u64,
 }
 
 /// The numbers of a list of events, in their order.
@@ -40,13 +50,17 @@ pub(super) struct Ids {
     pub(super) devices: Vec<i32>,
     /// One per measurement of a telemetry event.
     pub(super) metrics: Vec<i32>,
+    /// How often devices had been forgotten when it was found out.
+    forgotten: u64,
 }
 
 impl Names {
     /// The numbers of all names in these events, or the names that have none.
     pub(super) fn resolve(&self, events: &[&Event]) -> Result<Ids, Unknown> {
         let known = self.read();
-        let (mut ids, mut unknown) = (Ids::default(), Unknown::default());
+        let forgotten = known.forgotten;
+        let mut ids = Ids { forgotten, ..Ids::default() };
+        let mut unknown = Unknown { forgotten, ..Unknown::default() };
         for event in events {
             match known.devices.get(&event.device) {
                 Some(id) => ids.devices.push(*id),
@@ -70,20 +84,43 @@ impl Names {
         }
     }
 
-    /// Remembers committed numbers of devices and of metrics.
+    /// Remembers committed numbers of devices and of metrics, which were asked for when devices had been
+    /// forgotten so often.
     pub(super) fn learn(
         &self,
+        forgotten: u64,
         devices: Vec<(String, i32)>,
         metrics: Vec<(String, i32)>,
     ) -> crate::Result<()> {
         let mut known = self.write();
-        for (device, id) in devices {
+        let may_be_dead = known.forgotten != forgotten;
+        for (device, id) in devices.into_iter().filter(|_| !may_be_dead) {
             known.devices.insert(rows::device_id(&device)?, id);
         }
         for (metric, id) in metrics {
             known.metrics.insert(rows::metric_name(&metric)?, id);
         }
         Ok(())
+    }
+
+    /// Whether these numbers still stand for their devices, whose partitions have these heads, which are
+    /// held. If not, the devices of partitions in which some were deleted are forgotten.
+    pub(super) fn are_alive(&self, ids: &Ids, heads: &[(Partition, Head)]) -> bool {
+        let is_new = |known: &Known, (partition, head): &(Partition, Head)| {
+            known.deletions.get(partition).copied().unwrap_or(0) != head.deletions
+        };
+        let known = self.read();
+        if !heads.iter().any(|head| is_new(&known, head)) {
+            return known.forgotten == ids.forgotten;
+        }
+        drop(known);
+        let mut known = self.write();
+        let new: HashMap<_, _> =
+            heads.iter().filter(|head| is_new(&known, head)).copied().collect();
+        known.devices.retain(|device, _| !new.contains_key(&device.partition()));
+        known.deletions.extend(new.iter().map(|(partition, head)| (*partition, head.deletions)));
+        known.forgotten += 1;
+        false
     }
 
     /// Those of these (device, metric) pairs that are not known to be in the database.

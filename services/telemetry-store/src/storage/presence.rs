@@ -147,7 +147,7 @@ impl Known {
         let mut heads: BTreeMap<_, _> = devices.values().map(|id| (id.partition(), 0)).collect();
         let partitions: Vec<_> = heads.keys().copied().collect();
         for (head, locked) in heads.values_mut().zip(tx.lock_heads(&partitions).await?) {
-            *head = locked;
+            *head = locked.position;
         }
         let mut ids: Vec<_> = devices.keys().copied().collect();
         ids.sort_unstable();

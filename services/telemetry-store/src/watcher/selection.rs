@@ -115,11 +115,13 @@ impl Filter {
 
 /// How large an event is on the wire, in bytes: at least.
 pub(crate) fn weight(event: &StoredEvent) -> usize {
-    let readings = event.readings.iter().map(|reading| {
-        let text = if let Value::Text(text) = &reading.value { text.len() } else { 9 };
-        reading.metric.as_str().len() + text + 24
-    });
-    event.device.as_str().len() + 40 + readings.sum::<usize>()
+    event.device.as_str().len() + 40 + event.readings.iter().map(reading_weight).sum::<usize>()
+}
+
+/// The same of a reading.
+pub(super) fn reading_weight(reading: &Reading) -> usize {
+    let text = if let Value::Text(text) = &reading.value { text.len() } else { 9 };
+    reading.metric.as_str().len() + text + 24
 }
 
 #[cfg(test)]

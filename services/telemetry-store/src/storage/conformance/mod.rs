@@ -3,6 +3,7 @@
 mod accounts;
 mod appends;
 mod data_life;
+mod deletion;
 mod exports;
 mod fleet;
 mod history;

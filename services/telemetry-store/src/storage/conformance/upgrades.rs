@@ -13,7 +13,7 @@ use super::{Fresh, TestDatabase, at, device, metric};
 use crate::storage::{QuarantineQuery, postgres, sqlite, testing::DeviceLog};
 
 /// A row for each table of each version, as that version knew it.
-const ROWS: [(i64, &str); 4] = [
+const ROWS: [(i64, &str); 5] = [
     (
         1,
         "INSERT INTO devices (device_id, first_seen, last_seen, last_heartbeat)
@@ -43,6 +43,11 @@ const ROWS: [(i64, &str); 4] = [
          VALUES ('bridge', {time}, {time}, {time});",
     ),
     (4, "{leases}"),
+    (
+        7,
+        "INSERT INTO audit (at, actor, action, subject, number, readings, events, quarantined)
+         VALUES ({time}, 'gardener', 'delete_device', 'fern-2', 2, 1, 1, 0);",
+    ),
 ];
 
 const LEASES: &str =

@@ -11,7 +11,7 @@ on_each_backend!(readings_by_name, what_is_not_asked_for_is_not_read);
 const DAY: i64 = 24 * 60 * 60;
 
 /// A row as text, whatever the database.
-async fn text(fresh: &Fresh, sql: String) -> Vec<String> {
+pub(super) async fn text(fresh: &Fresh, sql: String) -> Vec<String> {
     if fresh.database.is_some() {
         let mut session = PgConnection::connect(fresh.database_url()).await.unwrap();
         sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&mut session).await.unwrap()

@@ -34,7 +34,7 @@ pub(super) async fn run(
 async fn readings(pool: &PgPool, lease: &Lease<'_>, now: Timestamp, policy: Policy) -> Result<()> {
     let is_community = answered(community::edition(pool)).await? == Edition::Community;
     if is_community {
-        rollups::refresh(pool, lease, now).await?;
+        rollups::refresh(pool, lease, now, now.minus(policy.readings)).await?;
         rollups::drop_before(pool, lease, now.minus(policy.rollups)).await?;
     }
     prune(pool, lease, "readings", now.minus(policy.readings)).await?;

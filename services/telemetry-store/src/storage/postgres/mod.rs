@@ -8,6 +8,7 @@
 mod columns;
 mod community;
 pub(super) mod connect;
+mod deletion;
 mod devices;
 mod feed;
 mod history;
@@ -36,8 +37,8 @@ use tokio::{sync::broadcast, time::timeout};
 
 use self::{community::Edition, micros::Micros, tx::PgTx};
 use super::{
-    Commit, LogPage, LogQuery, LogRange, Policy, QuarantineQuery, Quarantined, Scan, Storage,
-    Summaries,
+    Commit, Deleted, LogPage, LogQuery, LogRange, Policy, QuarantineQuery, Quarantined, Scan,
+    Storage, Summaries,
     append::{self, Shared},
     events,
     names::Unknown,
@@ -125,7 +126,7 @@ impl Postgres {
                 .bind(&names)
                 .fetch_all(&self.pool)
                 .await?;
-        self.shared.names.learn(devices, metrics)
+        self.shared.names.learn(unknown.forgotten, devices, metrics)
     }
 
     async fn register(&self, unknown: Unknown) -> Result<()> {
@@ -162,9 +163,14 @@ impl Storage for Postgres {
             return Ok(Vec::new());
         }
         let tallies = answered(async {
-            let batch = self.register_names(batch).await?;
-            let tx = PgTx::begin(&self.pool, &self.instance).await?;
-            append::append(tx, &self.shared, &batch).await
+            for _ in 0..append::ATTEMPTS {
+                let batch = self.register_names(batch).await?;
+                let tx = PgTx::begin(&self.pool, &self.instance).await?;
+                if let Some(tallies) = append::append(tx, &self.shared, &batch).await? {
+                    return Ok(tallies);
+                }
+            }
+            Err(append::restless())
         })
         .await?;
         self.commits.send(Commit::of(batch)).ok();
@@ -258,6 +264,13 @@ impl Storage for Postgres {
 
     async fn scan(&self, scan: Scan<'_>) -> Result<Vec<(usize, Reading)>> {
         history::scan(&self.queries, scan).await
+    }
+
+    async fn delete_device(&self, device: &DeviceId, who: &str, now: Timestamp) -> Result<Deleted> {
+        let deleted = deletion::delete(&self.pool, device, who, now).await?;
+        self.shared.last_seen.forget(device);
+        self.measure_quarantine().await?;
+        Ok(deleted)
     }
 
     async fn prune(&self, now: Timestamp) -> Result<()> {

@@ -10,7 +10,9 @@
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool};
+use sqlx::{
+    AssertSqlSafe, Executor, PgConnection, PgPool, Postgres, postgres::PgArguments, query::Query,
+};
 use telemetry_model::{Grid, TimeRange, Timestamp};
 
 use super::{lease::Lease, micros::Micros, prune::PATIENCE};
@@ -35,6 +37,7 @@ pub(super) const ROLLUPS: [Rollup; 3] = [
     Rollup { name: "readings_1d", named: "telemetry_1d", width: Duration::from_hours(24) },
 ];
 
+const DAY: Duration = Duration::from_hours(24);
 /// A bucket is rolled up so long after its end: what comes in time is not late then.
 const SETTLED_AFTER: Duration = Duration::from_mins(15);
 const MICROSECOND: Duration = Duration::from_micros(1);
@@ -128,12 +131,19 @@ pub(super) async fn make(connection: &mut PgConnection) -> Result<()> {
 const FLOOR: &str = "
     SELECT min(range_start) FROM timescaledb_information.chunks WHERE hypertable_name = 'readings'";
 
-/// Rolls up what has settled and is not up to date.
-pub(super) async fn refresh(pool: &PgPool, lease: &Lease<'_>, now: Timestamp) -> Result<()> {
+/// Rolls up what has settled and is not up to date. What lies before `kept_from` is as good as gone,
+/// whatever late reading was let in there: to roll it up again would be to forget it.
+pub(super) async fn refresh(
+    pool: &PgPool,
+    lease: &Lease<'_>,
+    now: Timestamp,
+    kept_from: Timestamp,
+) -> Result<()> {
     let floor: Option<Micros> = sqlx::query_scalar(FLOOR).fetch_one(pool).await?;
     let Some(floor) = floor.and_then(|floor| Timestamp::from_micros(floor.0)) else {
         return Ok(());
     };
+    let floor = floor.max(truncate(kept_from, DAY));
     for Rollup { name, width, .. } in ROLLUPS {
         let end = truncate(now.minus(SETTLED_AFTER), width);
         let mut start = floor;
@@ -142,10 +152,19 @@ pub(super) async fn refresh(pool: &PgPool, lease: &Lease<'_>, now: Timestamp) ->
             let refresh = format!("CALL refresh_continuous_aggregate('{name}', $1, $2)");
             let refresh = sqlx::query(AssertSqlSafe(refresh));
             let refresh = refresh.bind(Micros(start.micros())).bind(Micros(next.micros()));
-            lease.step(async { Ok(refresh.execute(pool).await?) }).await?;
+            lease.step(patiently(pool, refresh)).await?;
             start = next;
         }
     }
+    Ok(())
+}
+
+/// Runs what may take long, and cannot run in a transaction, on a session that is used for nothing else.
+async fn patiently(pool: &PgPool, call: Query<'_, Postgres, PgArguments>) -> Result<()> {
+    let mut session = pool.acquire().await?;
+    session.close_on_drop();
+    session.execute("SET statement_timeout = 0").await?;
+    call.execute(&mut *session).await?;
     Ok(())
 }
 

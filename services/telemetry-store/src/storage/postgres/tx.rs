@@ -11,7 +11,7 @@ use crate::{
     clock_repair::Boot,
     error::Result,
     storage::{
-        append::{AppendTx, Identity, LogRow, Row},
+        append::{AppendTx, Head, Identity, LogRow, Row},
         ledger::Entry,
         placing::BootChanges,
         presence::Found,
@@ -24,7 +24,7 @@ use crate::{
 const UNIQUE_VIOLATION: &str = "23505";
 /// Where a pooler stands between, what was set for the session may be another's. An acknowledgement
 /// means committed and synced; what is late may go into any number of compressed readings.
-const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = on;
+pub(super) const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = on;
     SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0";
 /// The channel on which replicas tell each other of commits.
 pub(super) const CHANNEL: &str = "telemetry_commits";
@@ -100,9 +100,9 @@ impl AppendTx for PgTx<'_> {
         ledger::lock(&mut self.tx, processes).await
     }
 
-    async fn lock_heads(&mut self, partitions: &[Partition]) -> Result<Vec<i64>> {
-        let heads: Vec<i64> = sqlx::query_scalar(
-            "SELECT head FROM log_heads WHERE log_partition = ANY($1)
+    async fn lock_heads(&mut self, partitions: &[Partition]) -> Result<Vec<Head>> {
+        let heads: Vec<(i64, i64)> = sqlx::query_as(
+            "SELECT head, deletions FROM log_heads WHERE log_partition = ANY($1)
              ORDER BY log_partition FOR UPDATE",
         )
         .bind(numbers(partitions))
@@ -111,7 +111,8 @@ impl AppendTx for PgTx<'_> {
         if heads.len() != partitions.len() {
             return Err(rows::corrupt("a log has no head"));
         }
-        Ok(heads)
+        let head = |(position, deletions)| Head { position, deletions };
+        Ok(heads.into_iter().map(head).collect())
     }
 
     async fn boots(&mut self, devices: &[i32]) -> Result<Vec<(i32, Boot)>> {

@@ -1,5 +1,6 @@
 //! SQLite: the embedded database of one process. One connection writes, several read.
 
+mod deletion;
 mod devices;
 mod history;
 mod ledger;
@@ -26,8 +27,8 @@ use tokio::sync::broadcast;
 
 use self::tx::SqliteTx;
 use super::{
-    Commit, LogPage, LogQuery, LogRange, Policy, QuarantineQuery, Quarantined, Scan, Storage,
-    Summaries,
+    Commit, Deleted, LogPage, LogQuery, LogRange, Policy, QuarantineQuery, Quarantined, Scan,
+    Storage, Summaries,
     append::{self, Shared},
     events,
     names::Unknown,
@@ -115,17 +116,20 @@ impl Sqlite {
             let id = id.bind(metric.as_str()).fetch_optional(&self.readers).await?;
             metrics.extend(id.map(|id| (metric.as_str().to_owned(), id)));
         }
-        self.shared.names.learn(devices, metrics)
+        self.shared.names.learn(unknown.forgotten, devices, metrics)
     }
 
     async fn register(&self, unknown: Unknown) -> Result<()> {
         let mut tx = self.writer.begin().await?;
         let (mut devices, mut metrics) = (Vec::new(), Vec::new());
+        let forgotten = unknown.forgotten;
         for (device, first) in unknown.devices {
             // A conflict changes nothing, but makes the row be returned.
             let id = sqlx::query_scalar(
-                "INSERT INTO devices (device_id, first_seen, last_seen) VALUES (?1, ?2, ?2)
-                 ON CONFLICT DO UPDATE SET device_id = device_id RETURNING id",
+                "INSERT INTO devices (id, device_id, first_seen, last_seen)
+                 VALUES (1 + max(coalesce((SELECT max(id) FROM devices), 0),
+                                 coalesce((SELECT max(number) FROM audit), 0)), ?1, ?2, ?2)
+                 ON CONFLICT (device_id) DO UPDATE SET device_id = device_id RETURNING id",
             )
             .bind(device.as_str())
             .bind(first.micros());
@@ -140,7 +144,7 @@ impl Sqlite {
             metrics.push((metric.as_str().to_owned(), id.fetch_one(&mut *tx).await?));
         }
         tx.commit().await?;
-        self.shared.names.learn(devices, metrics)
+        self.shared.names.learn(forgotten, devices, metrics)
     }
 }
 
@@ -150,11 +154,15 @@ impl Storage for Sqlite {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let taken = self.register_names(batch).await?;
-        let tx = SqliteTx::begin(&self.writer).await?;
-        let tallies = append::append(tx, &self.shared, &taken).await?;
-        self.commits.send(Commit::of(batch)).ok();
-        Ok(tallies)
+        for _ in 0..append::ATTEMPTS {
+            let taken = self.register_names(batch).await?;
+            let tx = SqliteTx::begin(&self.writer).await?;
+            if let Some(tallies) = append::append(tx, &self.shared, &taken).await? {
+                self.commits.send(Commit::of(batch)).ok();
+                return Ok(tallies);
+            }
+        }
+        Err(append::restless())
     }
 
     async fn introduce(&self, sender: &Sender, first_held: u64) -> Result<u64> {
@@ -245,6 +253,13 @@ impl Storage for Sqlite {
 
     async fn scan(&self, scan: Scan<'_>) -> Result<Vec<(usize, Reading)>> {
         history::scan(&self.queries, scan).await
+    }
+
+    async fn delete_device(&self, device: &DeviceId, who: &str, now: Timestamp) -> Result<Deleted> {
+        let deleted = deletion::delete(&self.writer, device, who, now).await?;
+        self.shared.last_seen.forget(device);
+        self.measure_quarantine().await?;
+        Ok(deleted)
     }
 
     async fn prune(&self, now: Timestamp) -> Result<()> {

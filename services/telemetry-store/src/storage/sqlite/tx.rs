@@ -11,7 +11,7 @@ use crate::{
     clock_repair::Boot,
     error::Result,
     storage::{
-        append::{AppendTx, Identity, LogRow, Row},
+        append::{AppendTx, Head, Identity, LogRow, Row},
         ledger::Entry,
         placing::BootChanges,
         presence::Found,
@@ -74,12 +74,14 @@ impl AppendTx for SqliteTx {
         ledger::read(&mut self.tx, processes).await
     }
 
-    async fn lock_heads(&mut self, partitions: &[Partition]) -> Result<Vec<i64>> {
+    async fn lock_heads(&mut self, partitions: &[Partition]) -> Result<Vec<Head>> {
         // There is one writer, so nothing needs a lock.
-        let heads: Vec<(i64, i64)> = sqlx::query_as("SELECT log_partition, head FROM log_heads")
-            .fetch_all(&mut *self.tx)
-            .await?;
-        let heads: HashMap<_, _> = heads.into_iter().collect();
+        let heads: Vec<(i64, i64, i64)> =
+            sqlx::query_as("SELECT log_partition, head, deletions FROM log_heads")
+                .fetch_all(&mut *self.tx)
+                .await?;
+        let head = |(partition, position, deletions)| (partition, Head { position, deletions });
+        let heads: HashMap<_, _> = heads.into_iter().map(head).collect();
         let head = |p: &Partition| heads.get(&i64::from(p.number())).copied();
         let heads: Option<_> = partitions.iter().map(head).collect();
         heads.ok_or_else(|| rows::corrupt("a log has no head"))
