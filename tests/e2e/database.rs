@@ -15,9 +15,9 @@ const LOGINS: [&str; 4] = [
     "CREATE ROLE store LOGIN PASSWORD 'store'",
     "CREATE ROLE dashboard LOGIN PASSWORD 'dashboard'",
 ];
-/// Something that is past its retention.
+/// Something that is past its retention, of a device that is none of ours.
 const OLD: &str = "INSERT INTO readings (time, device_id, metric_id, number, time_source)
-                   VALUES (now() - interval '400 days', 1, 1, 1.0, 1)";
+                   VALUES (now() - interval '400 days', 1000, 1, 1.0, 1)";
 
 async fn send(address: &str) -> anyhow::Result<()> {
     let client = Client::connect(address).await?;
