@@ -1,8 +1,8 @@
 //! Between database columns and model types, as both schemas have them.
 
 use telemetry_model::{
-    Cursor, DeviceId, MetricName, ProcessId, Reading, Series, StoredEvent, TimeSource, Timestamp,
-    Value,
+    Cursor, DeviceId, MetricName, ProcessId, Reading, Series, StoredEvent, Summary, TimeSource,
+    Timestamp, Value,
 };
 use telemetry_proto::decode_log_record;
 
@@ -66,9 +66,23 @@ pub(super) fn time_source(number: i16) -> Result<TimeSource> {
 /// overflows: 2^40, a power of two, so that it costs no digit. Their statements have it as a literal.
 const SCALE: f64 = 1_099_511_627_776.0;
 
+/// Bucket, count, min, max, sum divided by [`SCALE`], first, last.
+pub(super) type SummaryRow = (i64, i64, f64, f64, f64, f64, f64);
+
+/// Buckets as a database sums them up.
+pub(super) fn summaries(rows: Vec<SummaryRow>) -> Result<Vec<Summary>> {
+    let summary = |(bucket, count, min, max, scaled_sum, first, last): SummaryRow| {
+        let bucket = usize::try_from(bucket).map_err(|_| corrupt("a bucket is negative"))?;
+        let count = count.unsigned_abs();
+        let avg = mean(scaled_sum, count, min, max);
+        Ok(Summary { bucket, count, min, max, avg, first, last })
+    };
+    rows.into_iter().map(summary).collect()
+}
+
 /// The mean of values, from the sum of them divided by [`SCALE`].
 #[expect(clippy::cast_precision_loss, reason = "nobody has 2^53 readings")]
-pub(super) fn mean(scaled_sum: f64, count: u64, min: f64, max: f64) -> f64 {
+fn mean(scaled_sum: f64, count: u64, min: f64, max: f64) -> f64 {
     // Rounding must not carry it beyond what it is the mean of.
     (scaled_sum / count as f64 * SCALE).max(min).min(max)
 }

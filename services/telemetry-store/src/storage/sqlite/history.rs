@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Result},
     storage::{
         PATIENCE, Scan, TOO_LONG,
-        rows::{self, ValueColumns},
+        rows::{self, SummaryRow, ValueColumns},
     },
 };
 
@@ -62,9 +62,6 @@ const SUMMARIZE: &str = "
     FROM buckets CROSS JOIN numbers ON time >= start AND time < finish
     GROUP BY bucket ORDER BY bucket";
 
-/// Bucket, count, min, max, scaled sum, first, last.
-type SummaryRow = (i64, i64, f64, f64, f64, f64, f64);
-
 pub(super) async fn summarize(
     pool: &SqlitePool,
     series: &Series,
@@ -80,13 +77,7 @@ pub(super) async fn summarize(
         .fetch_all(&mut *patient(pool).await?)
         .await
         .map_err(costly)?;
-    let summary = |(bucket, count, min, max, scaled_sum, first, last): SummaryRow| {
-        let bucket = usize::try_from(bucket).map_err(|_| rows::corrupt("a bucket is negative"))?;
-        let count = count.unsigned_abs();
-        let avg = rows::mean(scaled_sum, count, min, max);
-        Ok(Summary { bucket, count, min, max, avg, first, last })
-    };
-    rows.into_iter().map(summary).collect()
+    rows::summaries(rows)
 }
 
 const POINTS: &str = "
