@@ -2,13 +2,15 @@
 
 use std::fs;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use e2e::{Client, Database, OtlpReceiver, Process, System, Token, free_port, mint};
+use sqlx::{AssertSqlSafe, Executor};
 use telemetry_proto::v1::ListDevicesRequest;
 use tonic::transport::Channel;
 
 const MQTT: &str = "sesame-mqtt-7f3a";
 const DATABASE: &str = "sesame-database-91bc";
+const OWN_DATABASE: &str = "sesame-working-database-3c4e";
 const HEADER: &str = "sesame-header-55de";
 const TOKEN: &str = "sesame-token-20ad";
 /// `{"alg":"HS256"}`, `{"sub":"sesame"}` and a signature.
@@ -18,6 +20,8 @@ const JWT: &str = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJzZXNhbWUifQ.c2VzYW1lLXNpZ25hd
 async fn no_secret_is_told() -> anyhow::Result<()> {
     let receiver = OtlpReceiver::start().await?;
     let mut system = System::start_store(Database::Timescale).await?;
+    let (own_login, own_url) = login(&system).await?;
+    system.set_of_store("DATABASE_URL", &own_url);
     let (token, line) = mint("bridge", "admin", "").await?;
     let tokens = system.file("tokens");
     fs::write(&tokens, format!("{line}\n"))?;
@@ -66,6 +70,10 @@ async fn no_secret_is_told() -> anyhow::Result<()> {
     nobody.logged("waiting for the database", 1).await?;
     let mut nonsense = database("127.0.0.1:none")?;
     ensure!(!nonsense.ended().await?.success());
+    let port_of_ours = system.postgres.as_ref().context("no database")?.port()?;
+    let mut locked_out = database(&format!("127.0.0.1:{port_of_ours}"))?;
+    locked_out.logged("check the user and the password", 1).await?;
+    ensure!(!locked_out.ended().await?.success());
     let help = |binary, variable: &str, value: &str| {
         Process::start_with(binary, &["--help"], &[(variable, value.to_owned())])
     };
@@ -82,27 +90,35 @@ async fn no_secret_is_told() -> anyhow::Result<()> {
         ensure!(process.ended().await?.success(), "{:?}", process.log());
     }
 
-    let processes = [&not_let_in, &refused, &nobody, &nonsense].into_iter().chain(&helped);
+    let processes =
+        [&not_let_in, &refused, &nobody, &nonsense, &locked_out].into_iter().chain(&helped);
     let processes = processes.chain(&system.bridge).chain(&system.store);
     let told: Vec<_> = processes.flat_map(Process::log).chain([answer, receiver.text()]).collect();
     ensure!(told.iter().any(|line| line.contains("TRACE")) && !receiver.metrics().is_empty());
-    let own = system.postgres.as_ref().and_then(|database| password(&database.url()));
     let broker = e2e::Mosquitto::PASSWORD.to_owned();
-    let known = [MQTT, DATABASE, HEADER, TOKEN, JWT, &token, &broker].map(str::to_owned);
-    for secret in known.into_iter().chain(own) {
+    for secret in [MQTT, DATABASE, OWN_DATABASE, HEADER, TOKEN, JWT, &token, &broker] {
         // Nor as bytes, as a protocol's trace would show them.
         let bytes = format!("{:?}", secret.as_bytes());
         let bytes = bytes.trim_matches(['[', ']']);
-        let leak = told.iter().find(|line| line.contains(&secret) || line.contains(bytes));
+        let leak = told.iter().find(|line| line.contains(secret) || line.contains(bytes));
         ensure!(leak.is_none(), "{secret:?} is in {leak:?}");
     }
+    let mut session = system.postgres.as_ref().context("no database")?.connect().await?;
+    session.execute(AssertSqlSafe(format!("DROP ROLE {own_login}"))).await?;
     Ok(())
 }
 
-/// The password in a URL, if it is not some everyday word.
-fn password(url: &str) -> Option<String> {
-    let user = url.split_once("://")?.1.split_once('@')?.0;
-    user.split_once(':').map(|(_, password)| password.to_owned()).filter(|text| text.len() > 8)
+/// A login with a password that is no everyday word, and the URL with it.
+async fn login(system: &System) -> anyhow::Result<(String, String)> {
+    let database = system.postgres.as_ref().context("no database")?;
+    let url = database.url();
+    let (_, rest) = url.rsplit_once('@').context("a URL without a login")?;
+    let (_, name) = rest.rsplit_once('/').context("a URL without a database")?;
+    let login = format!("login_{name}");
+    let create = format!("CREATE ROLE {login} LOGIN SUPERUSER PASSWORD '{OWN_DATABASE}'");
+    database.connect().await?.execute(AssertSqlSafe(create)).await?;
+    let url = format!("postgres://{login}:{OWN_DATABASE}@{rest}");
+    Ok((login, url))
 }
 
 #[tokio::test]

@@ -89,11 +89,11 @@ async fn heads_and_messages_are_taken_up_to_a_size() -> anyhow::Result<()> {
     let store = Secured::start(&[]).await?;
     let token = store.token("alice", "read", "").await?;
     let client = store.client(&token).await?;
-    for size in [20_000, 1_000_000] {
+    for size in [4_000, 10_000, 1_000_000] {
         let mut request = Request::new(ListDevicesRequest::default());
         request.metadata_mut().insert("x-flood", "x".repeat(size).parse()?);
         let answer = store.client(&token).await?.query.list_devices(request).await;
-        ensure!(answer.is_err(), "{size} bytes of header were taken");
+        ensure!(answer.is_ok() == (size == 4_000), "{size} bytes of header: {answer:?}");
     }
     let page_token = "x".repeat(5 << 20);
     let request = ListDevicesRequest { page_token, ..Default::default() };

@@ -59,7 +59,7 @@ pub(crate) const SERVICES: &[&str] = &[
 /// The largest request, in bytes.
 const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
 /// The largest head of a request, in bytes.
-const MAX_HEADER_BYTES: u32 = 16 * 1024;
+const MAX_HEADER_BYTES: u32 = 8 * 1024;
 /// The most streams and calls at once on one connection.
 const MAX_STREAMS: u32 = 10_000;
 
