@@ -331,3 +331,30 @@ async fn a_deleted_device_is_gone() {
         (Code::InvalidArgument, "device_id")
     );
 }
+
+#[tokio::test]
+async fn the_state_of_large_devices_comes_in_parts_that_clients_take() {
+    let store = Store::start().await;
+    let values: Vec<_> =
+        (0..20).map(|n| (format!("m{n}"), Value::Text("x".repeat(4000)))).collect();
+    let values: Vec<_> =
+        values.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+    let events =
+        |n: u64| (0..10).map(|m| event(&format!("fern-{}", n * 10 + m), 0, &values)).collect();
+    let requests = (0..6).map(|n| request(n * 10 + 1, events(n))).collect();
+    assert!(store.ingest(requests).await.1.is_none());
+    let request = v1::WatchDevicesRequest { include_state: true, ..Default::default() };
+    let mut watch = WatchServiceClient::new(store.channel.clone());
+    let mut stream = watch.watch_devices(request).await.unwrap().into_inner();
+    let mut devices = Vec::new();
+    loop {
+        // More than 4 MiB, and this client would refuse it.
+        let told = stream.message().await.unwrap().unwrap();
+        assert!(told.states.iter().all(|state| state.latest.len() == 20));
+        devices.extend(told.states.into_iter().map(|state| state.device.unwrap().device_id));
+        if told.caught_up {
+            break;
+        }
+    }
+    assert_eq!((devices.len(), devices.is_sorted()), (60, true));
+}

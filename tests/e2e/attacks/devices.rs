@@ -1,13 +1,16 @@
 //! An identity that is good for some devices only, and identities that end.
 
+use std::time::Duration;
+
 use anyhow::{Context, ensure};
 use e2e::{Client, Secured};
 use telemetry_model::{Clock, SystemClock};
 use telemetry_proto::v1::{
-    DeviceState, EventKind, ExplainDeviceRequest, ExportReadingsRequest, GetDeviceRequest,
-    GetLatestReadingsRequest, IngestEvent, IngestRequest, ListDevicesRequest, ListMetricsRequest,
-    ListQuarantineRequest, ListReadingsRequest, Measurement, Sample, SummarizeReadingsRequest,
-    WatchDeviceRequest, WatchDevicesRequest, measurement::Value,
+    BridgeReport, DeviceState, EventKind, ExplainDeviceRequest, ExportReadingsRequest,
+    GetDeviceRequest, GetLatestReadingsRequest, IngestEvent, IngestRequest, ListDevicesRequest,
+    ListMetricsRequest, ListQuarantineRequest, ListReadingsRequest, Listening, Measurement,
+    Presence, Sample, Sender, SummarizeReadingsRequest, WatchDeviceRequest, WatchDevicesRequest,
+    measurement::Value,
 };
 use tonic::Code;
 
@@ -141,6 +144,46 @@ async fn what_is_of_other_devices_is_neither_seen_nor_written() -> anyhow::Resul
     ensure!(events.iter().all(|event| is_own(&event.device_id)), "{events:?}");
     let request = ListMetricsRequest { device_id: String::new() };
     refused(own.query.clone().list_metrics(request).await.map(drop), Code::PermissionDenied)
+}
+
+/// Whether devices are silent is for those to say who may listen to all of them.
+#[tokio::test]
+async fn who_may_deal_with_some_devices_does_not_speak_for_the_path_to_all() -> anyhow::Result<()> {
+    let store = Secured::start(&[("OFFLINE_AFTER", "1s".to_owned())]).await?;
+    let all = store.client(&store.token("root", "admin", "").await?).await?;
+    let own = store.client(&store.token("alice", "ingest", "fern-").await?).await?;
+    ensure!(send(&all, &["moss-1"]).await?.is_empty());
+    let now = SystemClock.now();
+    let hour = Duration::from_hours(1);
+    let told = |time| Some(telemetry_proto::wire_timestamp(time));
+    let request = IngestRequest {
+        first_sequence: 1,
+        sender: Some(Sender {
+            process_id: "forged".into(),
+            client_id: "bridge".into(),
+            started: told(now),
+        }),
+        report: Some(BridgeReport {
+            connected: true,
+            listening: Some(Listening {
+                since: told(now.minus(hour)),
+                through: told(now.plus(hour)),
+                leaves: false,
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let mut answers = own.ingest.clone().ingest(tokio_stream::iter([request])).await?.into_inner();
+    while answers.message().await?.is_some() {}
+    e2e::eventually("nobody knows where moss-1 is", async || {
+        let request = GetDeviceRequest { device_id: "moss-1".into() };
+        let answer = all.query.clone().get_device(request).await?.into_inner();
+        let presence = answer.device.context("no device")?.presence();
+        ensure!(presence == Presence::Unknown, "{presence:?}");
+        Ok(())
+    })
+    .await
 }
 
 fn id_of(state: &DeviceState) -> &str {

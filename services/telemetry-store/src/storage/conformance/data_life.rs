@@ -155,6 +155,11 @@ async fn a_rollup_answers_only_for_what_it_has_right() {
     fresh.storage.prune(at(START + 2 * DAY).plus(KEPT)).await.unwrap();
     assert_eq!(which(0, 5 * DAY, HOUR).await, Some("readings_1h"));
     assert_eq!(rolled_up(&mut session, &metric("t")).await.len(), 120);
+    // Nor does a late reading that is let in there take away what was rolled up before.
+    fresh.storage.append_events(&[reading(START + 31, 5)]).await.unwrap();
+    fresh.storage.prune(at(START + 2 * DAY).plus(KEPT)).await.unwrap();
+    let left: Vec<_> = rolled_up(&mut session, &metric("t")).await;
+    assert_eq!((left.len(), left.iter().map(|bucket| bucket.count).sum::<u64>()), (120, 721));
     pool.close().await;
     session.close().await.unwrap();
     fresh.close().await;
